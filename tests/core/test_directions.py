@@ -46,7 +46,7 @@ def test_a_client_of_another_task_is_unlike_every_expert(directions: GroupDirect
     placement = directions.place(halves("d", noise=0.7, seed=99))
     assert placement.unlike and placement.learnt
     assert max(similarity or 0 for similarity in placement.similarities) < 0.2
-    assert placement.why_out.startswith("it is unlike every expert, nearest is expert ")
+    assert placement.why_out.startswith("it is unlike every expert; the nearest is expert ")
     assert "another task" in placement.why_out
 
 

@@ -109,7 +109,7 @@ def test_one_unlike_every_expert_waits_until_it_is_admitted(
     strategy.start(grid)
     summary = strategy.summaries["fedlease"]
     wording = [line for line in summary["warnings"] if line.startswith(f"client {LATE!r}")]
-    assert "is kept out: it is unlike every expert" in wording[0] and "fedlease.admitted takes it in" in wording[0]
+    assert "is kept out: it is unlike every expert" in wording[0] and "add it to fedlease.admitted" in wording[0]
     assert "was placed with expert" in wording[1]
     assert LATE in summary["assignment"]
 

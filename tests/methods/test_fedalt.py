@@ -84,7 +84,7 @@ def test_a_client_that_has_not_trained_starts_from_the_common_adapter() -> None:
 
 def test_two_clients_are_warned_that_adapters_are_handed_over() -> None:
     two = {client: CLIENTS[client] for client in ("a0", "b0")}
-    assert "handed over as it is" in FedALT(Budget(1, 1)).init(adapter(), two, 0).notes[0]
+    assert "unaveraged" in FedALT(Budget(1, 1)).init(adapter(), two, 0).notes[0]
     assert FedALT(Budget(1, 1)).init(adapter(), CLIENTS, 0).notes == ()
 
 

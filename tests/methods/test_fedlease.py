@@ -129,7 +129,7 @@ def test_more_slots_than_the_experts_make_are_all_kept_and_said() -> None:
     method = made("fedlease", METHOD.budget, top_k=4)
     state = allocated(method)
     assert len(state.experts) == 2 and method.model(state, "a0").spec.top_k == 3
-    assert state.notes == ("fedlease.top_k: 4 slots were to be kept, but 2 experts make 3: all are kept",)
+    assert state.notes == ("fedlease.top_k: 4 slots should be kept, but 2 experts have only 3, so all are kept",)
     assert allocated(made("fedlease", METHOD.budget, top_k=3)).notes == ()
 
 

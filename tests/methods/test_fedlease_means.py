@@ -59,14 +59,14 @@ class TestTheMethod:
         parameters: dict[str, Any] = {"num_experts": 4, "router_start": "own"}
         state = played(made("fedlease", BUDGET, top_k=2, **parameters), 1)
         assert state.notes == (
-            "fedlease.top_k: with router_start = 'own' the 2 largest of 7 slots are own ones at first: the router has "
-            "next to nothing to learn from",
+            "fedlease.top_k: with router_start = 'own', the 2 largest of 7 slots are own ones at first, so the router "
+            "hardly gets any gradient",
         )
         for start in ("own", "random"):
             state = played(made("fedlease", BUDGET, top_k=1, num_experts=4, router_start=start), 1)
             assert state.notes == (
-                "fedlease.top_k: the one slot that is kept weighs 1 whatever its logit is, so routers are not trained "
-                "and stay as they were drawn; fedlease.renormalise=false trains them",
+                "fedlease.top_k: the only slot that is kept weighs 1 whatever its logit is, so routers are not "
+                "trained; fedlease.renormalise=false trains them",
             )
         assert played(made("fedlease", BUDGET, top_k=1, num_experts=4, renormalise=False), 1).notes == ()
         assert played(made("fedlease", BUDGET, top_k=1, num_experts=1), 1).notes == ()

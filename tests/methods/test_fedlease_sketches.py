@@ -63,7 +63,7 @@ def test_a_cluster_whose_warm_ups_cannot_be_summed_is_asked_once_more_and_then_b
     lost = SKETCHED.aggregate(again, [], absent={"b0", "b1", "b2"})
     assert lost.round == 1 and all(tensor is state.adapter.tensors[name] for name, tensor in lost.experts[1].items())
     (note,) = lost.notes
-    assert note == "expert 2 begins from the common adapter: the warm-ups of its clients could not be summed"
+    assert note == "expert 2 starts from the common adapter, as the warm-ups of its clients could not be summed"
 
 
 def test_a_client_that_comes_after_sketches_is_placed_by_its_own() -> None:

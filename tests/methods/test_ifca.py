@@ -106,7 +106,7 @@ def test_without_any_warm_up_there_is_nothing_to_start_from() -> None:
     method = IFCA(BUDGET)
     state: Any = method.init(adapter(), CLIENTS, 0)
     state = method.aggregate(state, [], absent=set(CLIENTS))
-    with pytest.raises(RunFailedError, match="nothing to make candidates from"):
+    with pytest.raises(RunFailedError, match="candidates cannot be made"):
         method.aggregate(state, [], absent=set(CLIENTS))
 
 

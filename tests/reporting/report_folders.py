@@ -194,7 +194,7 @@ def on_halves(out: Path, groups: tuple[int, ...] = (0, 0, 1, 2), **more: Any) ->
         "reliability": {"a0": 0.5, "a1": 0.25, "b0": 0.375, "b1": 0.03}, "corrected": corrected,
         "corrected_error": errors, "unsure": ["b1"],
         "evidence": {"a0": 3.5, "a1": 0.9, "b0": 1.0, "b1": 0.1},
-        "warnings": ["client 'b1' has not learnt enough to tell who has its task (reliability 0.03): it stands alone"],
+        "warnings": ["client 'b1' has not learnt enough to tell who has its task (reliability 0.03): it stays alone"],
     }  # fmt: skip
     allocation(out, DISTANCES, assignment, {}, **{**halves, **more})
     return out

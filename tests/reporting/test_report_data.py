@@ -132,7 +132,7 @@ def test_a_close_call_by_b_names_the_other_signal(tmp_path: Path, signal: str, t
 
 def test_singletons_zero_modules_and_late_clients_are_told(tmp_path: Path) -> None:
     bare(tmp_path)
-    warnings = ["B is all zero, without direction, for clients ['a0'] in 1 modules: ['m']..."]
+    warnings = ["B is all zero and has no direction for 1 client (a0) in 1 module (m)"]
     allocation(tmp_path, [row[:3] for row in DISTANCES[:3]], {"a0": 0, "a1": 0, "b0": 1}, {"2": 0.7}, warnings=warnings)
     summary(tmp_path, dict.fromkeys(CLIENTS, 0.75), warnings=["client 'b1' came late and was placed with expert 1"])
     found = {advice.title: advice.text for advice in advise(read_run(tmp_path))}

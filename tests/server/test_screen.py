@@ -163,7 +163,7 @@ def test_whose_warmup_was_refused_for_its_direction_stays_out_whatever_it_sends_
     state = ran(tmp_path, lie, 0, 1, 2, bounds=bounds, last=2)
     first, *later = [line["refused"].get(LIAR, "") for line in rounds_of(tmp_path)]
     assert "points against" in first and len(later) == 3
-    assert {*later} == {"its warm-up of step 1 pointed against others: it takes no further part (bounds.against)"}
+    assert {*later} == {"its warm-up of step 1 pointed against others, so it takes no further part (bounds.against)"}
     assert LIAR not in state.assignment
 
 
@@ -177,7 +177,7 @@ def test_a_robust_mean_says_which_clusters_are_too_small_for_it(average: str, tm
     own = {"average": average, "grouping": "random", "num_experts": 3, "trim": 0.4}
     state = ran(tmp_path, grown(1), last=0, **own)
     (said,) = [w for w in state.allocation.warnings if "outvotes" in w]
-    assert said.startswith("the mean outvotes one client only in clusters of 3 or more (fedlease.average), not in {")
+    assert said.startswith("fedlease.average outvotes a false update only in clusters of at least 3 clients, not in {")
     whole = ran(tmp_path / "whole", grown(1), last=0, average=average, trim=0.4)
     assert not any("outvotes" in w for w in whole.allocation.warnings), "two clusters of three"
 

@@ -105,7 +105,7 @@ def test_every_group_gets_its_own_mean_and_what_is_no_update_passes() -> None:
     assert_is_mean(replies, updates, "ace")
     assert replies["b"] == replies["g"] == Scored(0.5)
     # Of the other group two are left, which is no crowd.
-    assert replies["d"].reason == "2 clients of its cluster were asked, a secure sum needs 3"
+    assert replies["d"].reason == "only 2 clients of its cluster were asked, and a secure sum needs 3"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,4 +1,4 @@
-"""The algorithm, pure: tensors and frozen dataclasses in, the same out.
+"""The algorithm as pure functions: tensors and frozen dataclasses in, the same out.
 
-No file, no settings, no model and no printing.
+Nothing here opens a file, reads a setting, loads a model or prints.
 """

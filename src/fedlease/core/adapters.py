@@ -1,4 +1,4 @@
-"""Adapters as named tensors: where A, B, experts and routers start (paper, end of phase 1), and their numbers."""
+"""Adapters as named tensors: initial values of A, B and routers, and the numbering of experts (paper, phase 1)."""
 
 import math
 from collections.abc import Mapping
@@ -26,15 +26,16 @@ __all__ = [
 ]
 
 MIRROR_SCALE = 16.0
-"""Factor of the mirrored rows: Kaiming-uniform logits of a layer-normalised x have a deviation of 1 / sqrt 3."""
+"""Factor of the mirrored router rows. Without it, logits of a layer-normalised x have a standard deviation of
+1 / sqrt 3, too small for one slot of a mirrored pair to win clearly."""
 
 
 def initial_adapter(
     shapes: Mapping[str, tuple[int, int]], *, r: int, alpha: float, dropout: float, seed: int
 ) -> ClientModel:
-    """The one adapter every client starts from: A Kaiming-uniform with a = sqrt 5, B = 0.
+    """The adapter that every client starts from: A is Kaiming-uniform with a = sqrt 5, B is 0.
 
-    The same A for all is what makes B comparable: B lives in the basis that A spans.
+    Clients share A so that their B can be compared: B is expressed in the basis that A spans.
 
     Args:
         shapes: adapted module -> (in features, out features).
@@ -57,15 +58,15 @@ def initial_router(
 ) -> dict[str, Tensor]:
     """G for every adapted module, the same for all clusters: {<module>/G: (2M - 1, in)}.
 
-    ``random`` is Kaiming-uniform, as released. Not zero: with renormalised weights G = 0 keeps own slots only, the own
-    weight is identically 1, and the router's gradient is exactly zero.
+    ``random`` is Kaiming-uniform, as in the released code. Zeros would never train: with renormalised weights, G = 0
+    keeps only own slots, so the own expert always weighs 1 and the router's gradient is exactly 0.
 
     ``own`` starts from those values and makes mirrored pairs of the own slots: rows 0 .. P - 1, with P = floor(M / 2),
-    are scaled by ``MIRROR_SCALE``, and rows P .. 2P - 1 are their negatives. For any x one slot of a pair has the logit
-    |g x| and the other -|g x|, so without a bias, and whatever the mean of x, an own slot is well above the foreign
-    ones, whose logits are near 0. The losing slot of each pair drops out of the top M and leaves its place to a foreign
-    one: next to every token's own expert, which weighs nearly 1, some foreign expert is kept with a small weight, and
-    that is where the gradient of the router comes from.
+    are scaled by ``MIRROR_SCALE``, and rows P .. 2P - 1 are their negatives. For any x, one slot of a pair has the
+    logit |g x| and the other -|g x|. So an own slot is well above the other experts' slots, whose logits are near 0,
+    without a bias and whatever the mean of x is. The losing slot of each pair drops out of the top M and makes room
+    for another expert. Every token therefore gives its own expert a weight of nearly 1 and some other expert a small
+    one, and the router's gradient comes from the latter.
     """
     routers = {}
     for module in adapter.spec.target_modules:
@@ -80,7 +81,7 @@ def initial_router(
 
 
 def renumber(tensors: Tensors, expert: int) -> dict[str, Tensor]:
-    """The A and B tensors of a single adapter under the id of one expert; other tensors keep their names."""
+    """Renames the A and B tensors of a single adapter to those of one expert; other tensors keep their names."""
     return {_renumbered(name, expert): tensor for name, tensor in tensors.items()}
 
 
@@ -91,17 +92,17 @@ def _renumbered(name: str, expert: int) -> str:
 
 
 def a_matrices(tensors: Tensors, expert: int = 0) -> dict[str, Tensor]:
-    """Module -> A of one expert, (r, in); of a single adapter, by default."""
+    """Module -> A of one expert, (r, in). A single adapter is expert 0."""
     return _of_kind(tensors, "A", expert)
 
 
 def b_matrices(tensors: Tensors, expert: int = 0) -> dict[str, Tensor]:
-    """Module -> B of one expert, (out, r); of a single adapter, by default: what allocation and placement compare."""
+    """Module -> B of one expert, (out, r), which allocation and placement compare. A single adapter is expert 0."""
     return _of_kind(tensors, "B", expert)
 
 
 def shape_of(tensors: Tensors, module: str) -> tuple[int, int]:
-    """(out, in) of an adapted module, by the A and B of expert 0."""
+    """(out, in) of an adapted module, read from the A and B of expert 0."""
     return tensors[str(TensorName(module, "B", 0))].shape[0], tensors[str(TensorName(module, "A", 0))].shape[1]
 
 
@@ -111,7 +112,7 @@ def expert_tensors(tensors: Tensors, expert: int) -> dict[str, Tensor]:
 
 
 def check_whole(model: ClientModel) -> None:
-    """Makes sure that a model has the tensors that its spec says, so that nothing larger than they are is built of it.
+    """Checks that a model has the tensors that its spec announces, before anything of the announced size is allocated.
 
     Raises:
         ValueError: an A or B is missing or of another rank.
@@ -119,7 +120,8 @@ def check_whole(model: ClientModel) -> None:
     spec = model.spec
     if len(spec.target_modules) * spec.num_experts * 2 > len(model.tensors):
         raise ValueError(
-            f"{spec.num_experts} experts in {len(spec.target_modules)} modules have more tensors than it has"
+            f"{spec.num_experts} experts in {len(spec.target_modules)} modules need an A and a B each, received "
+            f"{len(model.tensors)} tensors"
         )
     for module in spec.target_modules:
         for expert in range(spec.num_experts):
@@ -128,13 +130,14 @@ def check_whole(model: ClientModel) -> None:
                 if name not in model.tensors:
                     raise ValueError(f"{name} is missing")
                 if model.tensors[name].dim() != 2 or model.tensors[name].shape[side] != spec.r:
-                    raise ValueError(f"{name} must be of rank {spec.r}, is of shape {list(model.tensors[name].shape)}")
+                    shape = list(model.tensors[name].shape)
+                    raise ValueError(f"{name} must be of rank {spec.r}, received the shape {shape}")
 
 
 def whole(tensors: Tensors) -> dict[str, Tensor]:
-    """The adapter of a warm-up whose halves are told apart: its A, and as B the sum of what either half has added.
+    """Joins the halves of a warm-up into one adapter: the shared A, and the sum of both halves' parts of B.
 
-    Tensors of another warm-up are given back as they are.
+    Tensors of a warm-up without halves are returned unchanged.
     """
     second = renumber(expert_tensors(tensors, 1), 0)
     one = {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).expert != 1}
@@ -142,10 +145,10 @@ def whole(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def half_of(tensors: Tensors, half: int) -> dict[str, Tensor]:
-    """What a half of a client's rows has learnt, as a single adapter: A, which both have trained, and its part of B.
+    """What one half of a client's rows has learnt, as a single adapter: the shared A, and this half's part of B.
 
     Args:
-        tensors: of a warm-up whose halves are told apart.
+        tensors: of a warm-up on two halves.
         half: 0 or 1.
     """
     shared = {name: tensor for name, tensor in tensors.items() if TensorName.parse(name).kind == "A"}

@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 MAX_EXAMPLES = 10**12
-"""No client holds more rows than this; a larger count would only serve to outweigh the others."""
+"""Largest row count that a client may announce; a larger one would only serve to outweigh the other clients."""
 
 MAX_VALUE = 1e6
-"""No weight of an adapter or head is larger, either way; a finite one that is would still carry a mean away."""
+"""Largest absolute value in an update; a finite value beyond it could still carry a mean away."""
 
 
 class Mean(Protocol):
@@ -45,7 +45,7 @@ class Mean(Protocol):
 
 
 def shares(states: Sequence[Tensors], weights: Sequence[float]) -> list[float]:
-    """The weights scaled to sum 1, once states and weights are checked for a mean.
+    """Checks states and weights, and scales the weights to sum 1.
 
     Raises:
         ValueError: no states, or names, shapes, dtypes or weights do not fit; the message names the tensor.
@@ -102,19 +102,19 @@ def weighted_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[s
 
 
 def client_weights(rows: Mapping[ClientId, int], weighting: Weighting) -> dict[ClientId, float]:
-    """Weights of the clients in a mean: n_i, or 1."""
+    """Weight of every client in a mean: its number of rows, or 1."""
     return {client: 1.0 if weighting == "uniform" else float(count) for client, count in rows.items()}
 
 
 def weighted_uploads(updates: Sequence[ClientUpdate], weighting: Weighting) -> tuple[list[Tensors], list[float]]:
-    """Uploads and weights, in the order of the clients' ids, so that the order of arrival changes no bit."""
+    """Uploads and weights, sorted by client, so that the order of arrival does not change the mean."""
     tensors = {update.client: update.tensors for update in updates}
     weights = client_weights({update.client: update.num_examples for update in updates}, weighting)
     return [tensors[client] for client in sorted(tensors)], [weights[client] for client in sorted(tensors)]
 
 
 def mean_update(updates: Sequence[ClientUpdate], weighting: Weighting = "num_examples") -> dict[str, Tensor]:
-    """Mean over at least one update, see :func:`weighted_uploads`."""
+    """Mean of at least one update, see :func:`weighted_uploads`."""
     return weighted_mean(*weighted_uploads(updates, weighting))
 
 
@@ -124,7 +124,7 @@ class ClusterMeans:
 
     Attributes:
         mean: averages one cluster.
-        needs: clients of a cluster with which its mean outvotes one of them; 0 for a mean that outvotes nobody.
+        needs: clients that a cluster must have for its mean to outvote one of them; 0 for a mean that never does.
     """
 
     mean: Mean = weighted_mean
@@ -133,12 +133,12 @@ class ClusterMeans:
     def __call__(
         self, uploads: Mapping[ClientId, Tensors], weights: Mapping[ClientId, float], assignment: Mapping[ClientId, int]
     ) -> dict[int, dict[str, Tensor]]:
-        """Cluster -> its mean; a cluster of which nobody uploaded is left out.
+        """Cluster -> its mean; a cluster without an upload is left out.
 
         Args:
             uploads: client -> tensors.
-            weights: client -> what it weighs, at least of those in ``uploads``.
-            assignment: client -> cluster, at least of those in ``uploads``.
+            weights: client -> weight, for at least the clients in ``uploads``.
+            assignment: client -> cluster, for at least the clients in ``uploads``.
         """
         means = {}
         for cluster, members in clusters(uploads, assignment).items():
@@ -147,7 +147,7 @@ class ClusterMeans:
 
 
 def clusters(clients: Iterable[ClientId], assignment: Mapping[ClientId, int]) -> dict[int, list[ClientId]]:
-    """Cluster -> those of the clients that are in it, both in order."""
+    """Cluster -> its members among the clients, both sorted."""
     found: dict[int, list[ClientId]] = {}
     for client in sorted(clients):
         found.setdefault(assignment[client], []).append(client)
@@ -157,18 +157,18 @@ def clusters(clients: Iterable[ClientId], assignment: Mapping[ClientId, int]) ->
 def check_update(
     task: ClientTask, client: ClientId, update: ClientUpdate, expected_examples: int | None = None
 ) -> None:
-    """Refuses an update that is not what was asked for; one bad update would spoil its whole cluster.
+    """Refuses an update that does not answer its task; one bad update would spoil its whole cluster.
 
     Args:
-        task: what the client was asked.
-        client: who was asked.
-        update: what came back.
-        expected_examples: the row count the client gave at the start, where it is known.
+        task: sent to the client.
+        client: to which the task was sent.
+        update: the client's answer.
+        expected_examples: the row count that the client announced at the start, where it is known.
 
     Raises:
-        UpdateRefusedError: wrong client, phase, round, names, shapes or dtypes, values that are not finite or beyond
-            :data:`MAX_VALUE`, or a sample count that is no positive integer, absurd, or not the announced one, or a
-            choice of no candidate.
+        UpdateRefusedError: wrong client, phase, round, names, shapes or dtypes; values that are not finite or beyond
+            :data:`MAX_VALUE`; a row count that is not an integer in 1 .. :data:`MAX_EXAMPLES` or not the announced
+            one; or a choice that is not a candidate.
     """
 
     def refuse(reason: str) -> UpdateRefusedError:
@@ -187,7 +187,7 @@ def check_update(
         raise refuse(f"num_examples is {count}, the client announced {expected_examples}")
     choices = range(0 if task.halves else len(task.model.candidates))
     if update.choice not in choices if choices else update.choice is not None:
-        rule = f"in 0 .. {len(choices) - 1}" if choices else "None, there are no candidates"
+        rule = f"in 0 .. {len(choices) - 1}" if choices else "None, as there are no candidates"
         raise refuse(f"choice must be {rule}, received {update.choice!r}")
     expected = task.expected
     if update.tensors.keys() != expected.keys():

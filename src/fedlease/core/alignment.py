@@ -1,4 +1,4 @@
-"""Adapters turned within their own product towards a common one: (B R)(R^T A) = B A for every orthogonal R."""
+"""Alignment of adapters with a reference, with their product unchanged: (B R)(R^T A) = B A for every orthogonal R."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,18 @@ __all__ = ["aligned"]
 
 
 def aligned(a: Tensor, b: Tensor, reference: Tensor, side: str, strength: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The pair R^T a and b R, of which the side named is as near to the reference as an orthogonal R brings it.
+    """The pair R^T a and b R, with the orthogonal R that brings one side nearest to the reference.
 
-    R = U V^T of the singular value decomposition of a reference^T, or of b^T reference (orthogonal Procrustes).
-    Below strength 1 it is a rotation, without a reflection, of which only a part is made: the orthogonal matrix that
-    is nearest to (1 - strength) I + strength R.
+    R = U V^T of the singular value decomposition of a reference^T, or of b^T reference (orthogonal Procrustes). Below
+    strength 1, R is made a rotation by excluding reflections, and replaced by the orthogonal matrix nearest to
+    (1 - strength) I + strength R.
 
     Args:
         a: (r, in).
         b: (out, r).
-        reference: of the shape of the side.
-        side: ``"A"`` or ``"B"``.
-        strength: in [0, 1]; 0 gives the arguments.
+        reference: target of the aligned side, of its shape.
+        side: the aligned side, ``"A"`` or ``"B"``.
+        strength: in [0, 1]; 0 returns the arguments.
 
     Returns:
         (r, in) and (out, r), in the dtype of the arguments; give float64.

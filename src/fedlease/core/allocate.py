@@ -10,18 +10,18 @@ from fedlease.core.choices import Clustering, Linkage
 from fedlease.core.clustering import best_k, cuts, silhouette
 from fedlease.core.distances import Matrices, distances, unit_rows
 from fedlease.core.types import Allocation, ClientId
-from fedlease.core.wording import expert_name, listed
+from fedlease.core.wording import counted, expert_name, listed
 
 __all__ = ["MOST_PAIRED", "allocate", "assign", "distances", "joined", "kept", "reduced", "regrouped"]
 
 MOST_PAIRED = 2048
-"""Clients up to whom an allocation keeps the distances of all pairs: memory and disk grow by the square."""
+"""Largest number of clients for which an allocation keeps the distances of all pairs: they grow with its square."""
 
 COPIED = 0.01
-"""Distance up to which one B counts as a copy of another: those of other rows are never so near."""
+"""Distance up to which one B counts as a copy of another; warm-ups on different rows are never so close."""
 
 SINGLETON = "expert "
-"""How a sentence begins on an expert with one client."""
+"""Beginning of the warning about an expert with one client."""
 
 
 def allocate(
@@ -45,13 +45,14 @@ def allocate(
         b: client -> module -> B of its warm-up, (out, r).
         max_experts: M_max, at least 2.
         min_silhouette: in [-1, 1]; -1 splits always, as in the paper.
-        linkage: how far two clusters are apart.
+        linkage: distance between two clusters.
         clustering: ``hierarchical`` as in the paper, or ``spectral`` on the similarities 1 - d / 2.
-        num_experts: this M whatever the silhouettes say, in 1 .. N.
-        d: other distances between the sorted clients than those of B, (N, N) as :func:`distances` gives them.
-        guarded: whether a liar is kept from deciding M. Beside a warm-up that points against all others, at distances
-            up to 2, these look alike; beside a copy, at 0, no others do. So distances count as 1 at most, that of
-            unrelated warm-ups, and of copies the first alone counts; the others go where it goes.
+        num_experts: fixed M in 1 .. N, whatever the silhouettes say; None picks M.
+        d: distances between the sorted clients to use instead of those of B, (N, N) as :func:`distances` gives them.
+        guarded: whether to keep a lying client from deciding M. A warm-up that points against all others, at distances
+            up to 2, makes the others look alike; a copy, at distance 0, makes all others look different. So distances
+            are capped at 1, that of unrelated warm-ups, and of several copies only the first is clustered; the others
+            follow it.
 
     Raises:
         ValueError: as :func:`distances`, or a parameter is out of range.
@@ -103,11 +104,12 @@ def allocate(
 
 
 def assign(b: Matrices, labels: Mapping[ClientId, int]) -> Allocation:
-    """An allocation that was decided elsewhere; distances are still those of B, and no silhouette is taken.
+    """An allocation with given groups; it has the distances of B and no silhouettes.
 
     Args:
         b: client -> module -> B of its warm-up.
-        labels: client -> any number; equal numbers share an expert. Clients without a warm-up are left out.
+        labels: client -> any number; clients with equal numbers share an expert. Clients that are not in ``b`` are
+            ignored.
 
     Raises:
         ValueError: as :func:`distances`, or a client has no label.
@@ -116,7 +118,7 @@ def assign(b: Matrices, labels: Mapping[ClientId, int]) -> Allocation:
     if len(clients) <= MOST_PAIRED:
         d = distances(b)[1]
     else:
-        for _ in unit_rows(b):  # which refuses what has no distances
+        for _ in unit_rows(b):  # only for its checks
             pass
     missing = sorted(set(clients) - labels.keys())
     if missing:
@@ -125,11 +127,11 @@ def assign(b: Matrices, labels: Mapping[ClientId, int]) -> Allocation:
 
 
 def regrouped(allocation: Allocation, assignment: Mapping[ClientId, int]) -> Allocation:
-    """An allocation after clients changed experts, with its warnings about experts of one client renewed.
+    """An allocation after clients have changed experts, with renewed warnings about experts that have one client.
 
     Args:
-        allocation: before.
-        assignment: client -> expert in 0 .. M - 1, at least of its clients; others came late, and are not added.
+        allocation: before the change.
+        assignment: client -> expert in 0 .. M - 1, for at least the clients of the allocation; others are not added.
     """
     return replace(
         allocation,
@@ -140,10 +142,10 @@ def regrouped(allocation: Allocation, assignment: Mapping[ClientId, int]) -> All
 
 
 def joined(allocation: Allocation, least: int) -> Allocation:
-    """An allocation whose clusters have a least number of clients each, unless there are fewer clients in total.
+    """Joins clusters until each has at least ``least`` clients, or all clients are in one.
 
-    The smallest cluster joins the one whose clients are nearest to its own on average, until none is too small; of so
-    many clients that no distances are kept, the largest.
+    The smallest cluster joins the one with the smallest mean distance to it. Without kept distances, which is so with
+    more than :data:`MOST_PAIRED` clients, it joins the largest one.
     """
     groups = [allocation.members(expert) for expert in range(allocation.num_experts)]
     told = list[str]()
@@ -164,7 +166,7 @@ def joined(allocation: Allocation, least: int) -> Allocation:
 
 
 def _between(allocation: Allocation, rows: list[int], group: list[ClientId]) -> float:
-    """Mean distance between the clients of some rows and those of a group."""
+    """Mean distance between the clients of some rows and a group; without distances, the larger group is nearer."""
     if allocation.distances is None:
         return -float(len(group))
     columns = [allocation.clients.index(client) for client in group]
@@ -172,7 +174,7 @@ def _between(allocation: Allocation, rows: list[int], group: list[ClientId]) -> 
 
 
 def reduced(allocation: Allocation, clients: Collection[ClientId]) -> Allocation:
-    """An allocation without some of its clients; experts keep their numbers, also one that nobody is left with."""
+    """An allocation without some of its clients. Experts keep their numbers, even those without any client left."""
     rest = [client for client in allocation.clients if client not in clients]
     rows = [allocation.clients.index(client) for client in rest]
 
@@ -193,7 +195,7 @@ def reduced(allocation: Allocation, clients: Collection[ClientId]) -> Allocation
 
 
 def kept(d: Tensor | None) -> Tensor | None:
-    """Distances that an allocation keeps, see :data:`MOST_PAIRED`."""
+    """The distances, or None where there are too many clients to keep them, see :data:`MOST_PAIRED`."""
     return None if d is None or len(d) > MOST_PAIRED else d
 
 
@@ -215,7 +217,7 @@ def _singletons(assignment: Mapping[ClientId, int]) -> list[str]:
 
 
 def _number_by_smallest_client(labels: Mapping[ClientId, int]) -> dict[ClientId, int]:
-    """Expert ids that do not depend on the clustering library: ordered by each cluster's smallest client."""
+    """Numbers experts by each cluster's smallest client, so that ids do not depend on the clustering library."""
     ids: dict[int, int] = {}
     return {client: ids.setdefault(labels[client], len(ids)) for client in sorted(labels)}
 
@@ -225,4 +227,5 @@ def _zero_module_warnings(b: Matrices) -> list[str]:
     if not clients:
         return []
     modules = sorted({module for client in clients for module, matrix in b[client].items() if not bool(matrix.any())})
-    return [f"B is all zero, without direction, for clients {clients} in {len(modules)} modules: {modules[:3]}..."]
+    where = f"{counted(len(modules), 'module')} ({listed(modules, 3)})"
+    return [f"B is all zero and has no direction for {counted(len(clients), 'client')} ({listed(clients)}) in {where}"]

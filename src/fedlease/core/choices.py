@@ -1,4 +1,4 @@
-"""Choices of the algorithm, by name. No torch here, so that settings may import them."""
+"""The named choices of the algorithm. This file does not import torch, so that settings can import it."""
 
 from typing import Any, Literal
 
@@ -28,41 +28,43 @@ __all__ = [
 ]
 
 Weighting = Literal["num_examples", "uniform"]
-"""How clients are weighted in a mean."""
+"""The weight of a client in a mean: its number of rows, or 1."""
 
 Average = Literal["factors", "product", "trimmed", "median", "geometric-median"]
-"""How a cluster is averaged: A and B each by itself (paper), by their products, without outliers, or by a median."""
+"""The mean of a cluster: of A and of B separately (paper), of their products, without outliers, or a median."""
 
 ServerRule = Literal["none", "momentum", "adagrad", "adam", "yogi"]
-"""How the server steps from what it sent to the mean of what came back: onto it, or by an optimiser of its own."""
+"""The server's step from the model that it sent towards the mean of the updates: onto the mean, or by an optimiser."""
 
 Linkage = Literal["average", "complete", "single"]
-"""How far two clusters are apart, from the distances of their members."""
+"""The distance between two clusters, computed from the distances of their members."""
 
 LrSchedule = Literal["constant", "linear"]
+"""The learning rate over the steps of a stage: constant, or falling in equal steps to 0 after the last one."""
+
 StopMetric = Literal["score", "loss"]
-"""How the learning rate goes over the steps of a stage: it stays, or falls by equal steps to 0 after the last one."""
+"""The figure that early stopping watches."""
 
 Clustering = Literal["hierarchical", "spectral"]
-"""How clients are grouped by their distances."""
+"""The algorithm that groups clients by their distances."""
 
 Signal = Literal["B", "A", "BA"]
-"""The matrices of the warm-ups that are compared."""
+"""The matrices of the warm-ups that are compared: B (paper), A, or their products B A."""
 
 GroupingName = Literal["clusters", "similarity", "clients", "random", "given"]
 """The rule by which clients are assigned to experts."""
 
 RouterStart = Literal["random", "own"]
-"""How routers begin."""
+"""The initial values of routers, see :func:`fedlease.core.adapters.initial_router`."""
 
 Routing = Literal["top-m", "own"]
-"""Whether a client uses the experts that its router selects (paper), or its own alone."""
+"""The experts that a client uses: those that its router selects (paper), or only its own."""
 
 RouterOwner = Literal["cluster", "client"]
-"""Whether a router is averaged in the cluster (paper), or private."""
+"""The owner of a router: it is averaged in the cluster (paper), or private to the client."""
 
 ExpertStart = Literal["cluster", "client"]
-"""Whether round 1 starts from the cluster's mean (paper), or from the client's own warm-up."""
+"""The start of round 1: the cluster's mean (paper), or the client's own warm-up."""
 
 Unlike = Literal["keep_out", "place"]
 """The treatment of a newcomer that is unlike every expert."""
@@ -75,14 +77,14 @@ PLUS: dict[str, Any] = {
     "routing": "own",
     "unsure": "loss",
 }
-"""Settings of FedLEASE+ that differ from FedLEASE's."""
+"""The settings in which FedLEASE+ differs from FedLEASE."""
 
 HeadPolicy = Literal["local", "shared", "frozen"]
 """The treatment of classifier heads: trained and private, averaged within a group, or left at their initial value."""
 
 Unsure = Literal["alone", "loss"]
-"""The treatment of a client that has not learnt its task in the warm-up: alone, or with the expert that comes to fit
-its rows better than what it had learnt."""
+"""The treatment of a client that has not learnt its task in the warm-up: it stays alone, or joins the first expert
+that clearly fits its rows better than its own warm-up."""
 
 Against = Literal["name", "refuse"]
 """The treatment of an update that points against the others of its cluster."""
@@ -97,5 +99,5 @@ TreeDistance = Literal["frobenius", "cosine"]
 """The distance between the B of two clients, for the tree of FedTreeLoRA."""
 
 Kind = Literal["groups", "one for all", "partly own", "not federated", "added"]
-"""What methods share: an adapter in each group of clients, one by all, a part of each client's own, nothing between
-clients or all rows; of a method that another package adds it is not known."""
+"""What clients share under a method: one adapter per group, one for all, only a part of each adapter, or nothing (or
+all rows, in central training); ``added`` stands for methods of other packages, of which this is not known."""

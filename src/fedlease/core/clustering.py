@@ -1,4 +1,4 @@
-"""Distances -> groups of every size, and how well each separates the clients."""
+"""Clustering of clients by their distances into k groups, and the silhouette of each clustering."""
 
 from collections.abc import Iterable, Mapping
 
@@ -17,12 +17,12 @@ Labels = NDArray[np.intp]
 
 
 def cuts(d: Tensor, ks: Iterable[int], linkage: Linkage, clustering: Clustering) -> dict[int, Labels]:
-    """k -> label of every client. A k that ties make impossible is left out.
+    """k -> label of every client, (N,). A k that ties make impossible is left out.
 
     Args:
         d: (N, N) distances in [0, 2].
         ks: numbers of groups, each in 1 .. N.
-        linkage: how far two clusters are apart; one tree is cut for every k.
+        linkage: distance between two clusters; one tree is cut for every k.
         clustering: ``hierarchical``, or ``spectral`` on the similarities 1 - d / 2.
     """
     matrix = d.numpy()
@@ -43,14 +43,14 @@ def cuts(d: Tensor, ks: Iterable[int], linkage: Linkage, clustering: Clustering)
 
 def silhouette(d: Tensor, labels: Labels) -> float:
     """Mean silhouette over the clients, in [-1, 1]; 2 to N - 1 groups."""
-    # scikit-learn takes a second or two to load, which is lost on whoever only uses a finished run.
+    # scikit-learn takes a second or two to load, and only allocation needs it.
     from sklearn.metrics import silhouette_score
 
     return float(silhouette_score(d.numpy(), labels, metric="precomputed"))
 
 
 def spectral(similar: NDArray[np.float64], k: int) -> Labels:
-    """Labels of k spectral clusters, from similarities (N, N) of at least 0; nothing is drawn at random."""
+    """Labels of k spectral clusters from similarities (N, N) of at least 0, without any randomness."""
     from sklearn.cluster import SpectralClustering
 
     found = SpectralClustering(k, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
@@ -59,7 +59,7 @@ def spectral(similar: NDArray[np.float64], k: int) -> Labels:
 
 
 def best_k(silhouettes: Mapping[int, float]) -> int | None:
-    """The k with the largest silhouette, the smaller on a tie; None without any."""
+    """The k with the largest silhouette, the smaller on a tie; None without silhouettes."""
     best: int | None = None
     for k in sorted(silhouettes):
         # A gain within rounding is a tie.

@@ -1,8 +1,8 @@
-"""Every state and payload <-> safetensors bytes + JSON: the one place of serialisation.
+"""Serialisation of every state and message as safetensors bytes and JSON.
 
-Frozen dataclasses, mappings, sequences, sets, scalars and tensors are written as one JSON tree in which a tensor
-stands as a reference, beside one safetensors file that holds the values. Reading builds only classes that were
-marked with :func:`serialisable`, so a file can name data but never code.
+Frozen dataclasses, mappings, sequences, sets, scalars and tensors become one JSON tree, in which each tensor is a
+reference into one safetensors file. Reading builds only classes that are marked with :func:`serialisable`, so a file
+can name data but never code.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class CodecError(ValueError):
 
 
 Apart = Callable[[Any], str | None]
-"""Tensor, or mapping of tensors -> the name under which it is written separately, or None if it is not."""
+"""Function of a tensor or a mapping of tensors: the name under which it is written separately, or None."""
 
 
 def encode(value: object, apart: Apart | None = None) -> tuple[Any, dict[str, Tensor]]:
@@ -38,10 +38,11 @@ def encode(value: object, apart: Apart | None = None) -> tuple[Any, dict[str, Te
 
     Args:
         value: what is written.
-        apart: is asked about every tensor and every mapping of tensors; in the tree stands the name that it gives.
+        apart: decides for every tensor and every mapping of tensors whether it is written separately; the tree then
+            holds only the name that this function returns.
 
     Raises:
-        TypeError: a part has no written form.
+        TypeError: a part is of a type that cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     seen: dict[int, str] = {}
@@ -57,7 +58,7 @@ def encode(value: object, apart: Apart | None = None) -> tuple[Any, dict[str, Te
         if isinstance(part, Tensor):
             if id(part) not in seen:
                 seen[id(part)] = f"t{len(seen)}"
-                # The object itself where it can be: whoever writes several values knows again what they share.
+                # The same object where possible, so that a caller that writes several values recognises shared ones.
                 tensor = (part.detach() if part.requires_grad else part).cpu().contiguous()
                 memory = tensor.untyped_storage().data_ptr()
                 # safetensors refuses tensors that share memory.
@@ -101,15 +102,15 @@ def decode(tree: Any, tensors: Mapping[str, Tensor], apart: Callable[[str], Any]
     Args:
         tree: as :func:`encode` gave it.
         tensors: likewise.
-        apart: gives what was written apart by its name.
+        apart: returns, by its name, what was written separately.
 
     Raises:
-        CodecError: the tree is malformed, names a missing tensor, what is nowhere apart, or an unregistered class.
+        CodecError: the tree is malformed, or names a missing tensor, a missing separate part or an unregistered class.
     """
 
     def named(name: str) -> Any:
         if apart is None:
-            raise CodecError(f"malformed state: {name!r} was written apart")
+            raise CodecError(f"malformed state: {name!r} was written separately and is missing")
         return apart(name)
 
     try:
@@ -154,15 +155,15 @@ def _build(tree: Any, tensors: Mapping[str, Tensor], apart: Callable[[str], Any]
 
 @cache
 def _kinds(cls: type) -> dict[str, Any]:
-    """Field -> type, of a class that may be read."""
+    """Field -> type of a serialisable class."""
     try:
         return get_type_hints(cls)
-    except NameError:  # a class of another package, whose types are imported for checkers alone
+    except NameError:  # a class of another package that imports its types under TYPE_CHECKING
         return {}
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type, its members included."""
+    """Whether a value and its members are of an annotated type."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any or kind is object or isinstance(kind, TypeVar):
         return True

@@ -1,4 +1,4 @@
-"""How predictions divide over true and predicted classes, and the scores that follow from these counts alone."""
+"""Confusion matrices, and the scores that follow from their counts."""
 
 import math
 from collections import Counter
@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 __all__ = ["Cells", "PerClass", "cells_of", "class_metrics", "confusion_matrix", "per_class", "row_shares"]
 
 Cells = Sequence[Sequence[int]]
-"""(true class, predicted class, rows) of every pair of classes that occurs, sorted."""
+"""(true class, predicted class, number of rows) for every pair of classes that occurs, sorted."""
 
 
 @dataclass(frozen=True)
 class PerClass:
-    """Scores of every class, in the order of the classes; None for a division by zero.
+    """Scores of every class, in the order of the classes; None where a score is undefined.
 
     Attributes:
         support: rows of the class.
-        predicted: rows that were predicted to be of it.
-        precision: share of ``predicted`` that is right; None where it is never predicted.
-        recall: share of ``support`` that is found; None where no row is of the class.
-        f1: 2 x right / (support + predicted); None where both are 0.
+        predicted: rows that are predicted to be of the class.
+        precision: share of ``predicted`` that is correct; None where the class is never predicted.
+        recall: share of ``support`` that is correct; None where no row is of the class.
+        f1: 2 x correct / (support + predicted); None where both are 0.
     """
 
     support: tuple[int, ...]
@@ -34,7 +34,7 @@ class PerClass:
 
 
 def cells_of(truth: Sequence[int], guesses: Sequence[int]) -> list[list[int]]:
-    """Counts pairs of a true and a predicted class, one per row, as :data:`Cells`."""
+    """Counts the pairs of true and predicted class, as :data:`Cells`."""
     counts = Counter(zip(truth, guesses, strict=True))
     return [[true, guess, rows] for (true, guess), rows in sorted(counts.items())]
 
@@ -50,8 +50,8 @@ def confusion_matrix(cells: Cells, classes: int) -> NDArray[np.int64]:
 def class_metrics(counts: NDArray[np.int64]) -> dict[str, float]:
     """Accuracy, macro F1 over the classes that occur, and Matthews correlation of a confusion matrix.
 
-    The correlation is 0 where truth or prediction know one class alone: there is nothing to correlate. scikit-learn,
-    which has all three, checks its arguments for longer than a small client's rows take to train on.
+    The correlation is 0 where all rows are of one class or are predicted to be. scikit-learn has all three scores, but
+    checking its arguments takes longer than training on the rows of a small client.
     """
     right, guessed, true = counts.diagonal(), counts.sum(0), counts.sum(1)
     return _metrics(right, guessed, true, guessed + true > 0)
@@ -71,17 +71,17 @@ def _metrics(
 
 
 def row_shares(truth: Sequence[int], guesses: Sequence[int], classes: int, metric: str) -> list[float]:
-    """Contributions of the rows to a metric that is no mean over rows: numbers whose mean is the metric.
+    """One number per row whose mean is a metric that is itself no mean over rows.
 
-    With T the metric and T_i the same without row i, over the same classes, row i has T + (n - 1) (mean of T_j - T_i),
-    the jackknife's pseudo-values, centred. The standard error of their mean is the jackknife's of the metric, and that
-    of the mean difference of two methods' numbers the one of the difference of their metrics.
+    With T the metric and T_i the metric without row i, over the same classes, row i gets
+    T + (n - 1) (mean of T_j - T_i), the jackknife's pseudo-value, centred. The standard error of the mean of these
+    numbers is the jackknife's standard error of the metric. The same holds for the difference between two methods.
 
     Args:
-        truth: classes.
+        truth: classes, (n,).
         guesses: predicted classes of the same rows.
-        classes: how many there are.
-        metric: ``macro_f1`` or ``mcc``; of ``accuracy`` the numbers are 1 where a row is right and else 0.
+        classes: number of classes.
+        metric: ``macro_f1``, ``mcc`` or ``accuracy``, for which the numbers are 1 for a correct row, else 0.
     """
     cells = cells_of(truth, guesses)
     counts = confusion_matrix(cells, classes)
@@ -91,7 +91,7 @@ def row_shares(truth: Sequence[int], guesses: Sequence[int], classes: int, metri
     right, guessed, true = counts.diagonal().copy(), counts.sum(0), counts.sum(1)
     occurs = guessed + true > 0
     one = np.eye(classes, dtype=np.int64)
-    # Rows of one cell are alike.
+    # Leaving out any row of a cell gives the same metric.
     without = {
         (t, p): _metrics(right - one[t] * (t == p), guessed - one[p], true - one[t], occurs)[metric]
         for t, p, _ in cells

@@ -1,4 +1,4 @@
-"""Correlations of predictions with what is true, and what every row adds to them."""
+"""Correlations of predictions with true values, and the same without each row in turn."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,8 +9,9 @@ Values = NDArray[np.float64]
 
 CHUNK = 4_000_000
 """Pairs of rows that are compared at once."""
+
 NOTHING = 1e-12
-"""A variance is 0 that is this share of the mean square at most: what rounding leaves of equal numbers."""
+"""Share of the sum of squares up to which a spread counts as 0: rounding leaves this much of equal numbers."""
 
 
 def pearson(one: Values, two: Values) -> float:
@@ -28,14 +29,14 @@ def pearson_without(one: Values, two: Values) -> Values:
 
 
 def spearman(one: Values, two: Values) -> float:
-    """Spearman's correlation: Pearson's of the ranks, equal numbers having their mean rank."""
+    """Spearman's correlation: Pearson's correlation of the ranks, where equal numbers share their mean rank."""
     return pearson(_ranks(one), _ranks(two))
 
 
 def spearman_without(one: Values, two: Values) -> Values:
     """Spearman's correlation without row i, (n,), of at least two rows.
 
-    Without row i the rank of row j is smaller by 1 where i stood below it, by a half where it was equal.
+    Without row i, the rank of row j falls by 1 if row i was below it, and by 1/2 if they were equal.
     """
     rows, r, s = len(one), _ranks(one), _ranks(two)
     found = np.empty(rows)
@@ -43,7 +44,7 @@ def spearman_without(one: Values, two: Values) -> Values:
     for begin in range(0, rows, step):
         chosen = slice(begin, begin + step)
         a, b = _above(one, chosen), _above(two, chosen)  # (step, n)
-        # The row itself is no longer there, whose rank less its own half is taken out of the sums.
+        # The sums must not include row i itself, whose rank was lowered by 1/2 as equal to itself.
         own_r, own_s = r[chosen] - 0.5, s[chosen] - 0.5
         spread = (rows - 1) * mean**2
         xy = r @ s - b @ r - a @ s + np.einsum("ij,ij->i", a, b) - own_r * own_s - spread
@@ -54,7 +55,7 @@ def spearman_without(one: Values, two: Values) -> Values:
 
 
 def _ranks(values: Values) -> Values:
-    """Ranks from 1, (n,); equal numbers have the mean of theirs."""
+    """Ranks from 1, (n,); equal numbers share their mean rank."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     found: Values = (np.cumsum(counts) - (counts - 1) / 2)[place]
     return found
@@ -68,7 +69,7 @@ def _above(values: Values, chosen: slice) -> Values:
 
 
 def _ratio(xy: ArrayLike, xx: ArrayLike, yy: ArrayLike, of_x: float, of_y: float) -> Values:
-    """xy / sqrt(xx yy) within [-1, 1]; 0 where xx or yy is nothing beside the sum of squares it was made of."""
+    """xy / sqrt(xx yy) in [-1, 1]; 0 where xx or yy is negligible beside its raw sum of squares, of_x or of_y."""
     both, first, second = (np.asarray(part, np.float64) for part in (xy, xx, yy))
     varies = (first > NOTHING * of_x) & (second > NOTHING * of_y)
     scale = np.sqrt(np.where(varies, first, 1.0)) * np.sqrt(np.where(varies, second, 1.0))

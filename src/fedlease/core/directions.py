@@ -1,4 +1,4 @@
-"""Places clients that come after groups were made by corrected similarities: on the same scale, by the same rule."""
+"""Placement of late clients in groups made by corrected similarities: on the same scale, by the same rule."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,34 +23,36 @@ from fedlease.core.types import Allocation, ClientId
 __all__ = ["GroupDirections", "group_directions"]
 
 MEMBERS = 48
-"""The direction of a group is made of at most so many of its clients, those that have learnt the most."""
+"""Most clients that form the direction of a group: the most reliable ones."""
 
 ANYTHING = np.array([0.5]), np.array([0.5])
-"""A reliability that is not known, and its error."""
+"""An unknown reliability, and its error."""
 
 KEPT = 2
-"""A group keeps so many singular directions for each rank of an adapter: those of one client's two halves are all."""
+"""Singular directions that a group keeps, in multiples of the adapter's rank; 2 keeps all of one client's halves."""
 
 
 @serialisable
 @dataclass(frozen=True)
 class GroupDirections:
-    """What the clients of each group have learnt in common, from warm-ups that tell halves apart.
+    """What the clients of each group have learnt in common, from warm-ups on two halves of their rows.
 
     With u_jh the direction of client j's half h in a module and s_j^2 its reliability,
 
         m_c = sum over j, h of s_j u_jh / (2 sum over j of s_j^2)
 
-    so that u . m_c is s for a client of that task with the reliability s^2, whatever the numbers of their rows, and c s
-    for one whose task has the corrected similarity c with it. Only clients that have learnt their task count.
+    For a client of that task with the reliability s^2, u . m_c is then s, however many rows the clients have; for a
+    client whose task has the corrected similarity c with it, u . m_c is c s. The sums run over the clients that have
+    learnt their task.
 
     Attributes:
         num_experts: M.
-        experts: those with a client that has learnt its task, ascending.
-        b, a: module -> the factors of m_c, of each of these: (K, p, k) and (K, k, q).
-        common: g, what unlike tasks have in common at most.
-        signal: what is compared.
-        columns: of every B, so many at the beginning are compared, the smallest rank of a client; None: all.
+        experts: the K experts with a client that has learnt its task, ascending.
+        b, a: module -> the factors of m_c for each of these experts, (K, p, k) and (K, k, q); p is out and
+            q is in where products B A are compared.
+        common: g, the most that unlike tasks have in common.
+        signal: the matrices that are compared.
+        columns: number of leading columns of every B that are compared, the smallest rank of a client; None: all.
     """
 
     num_experts: int
@@ -62,7 +64,7 @@ class GroupDirections:
     columns: int | None = None
 
     def chosen(self, experts: Sequence[int]) -> "GroupDirections":
-        """Those of some experts, in the given order, which numbers them anew."""
+        """The directions of some experts, renumbered in the given order."""
         rows = {expert: row for row, expert in enumerate(self.experts)}
         kept = [rows[expert] for expert in experts if expert in rows]
         b, a = ({module: t[kept] for module, t in side.items()} for side in (self.b, self.a))
@@ -72,15 +74,15 @@ class GroupDirections:
     def place(self, tensors: Tensors) -> Placement:
         """Places one client by its warm-up, as :func:`fedlease.core.merging.merge` decides.
 
-        How much of a single adapter is the client's task is not known: it has to have more in common with a group than
-        a client of another task may. Without a known group nobody can be compared; where all train one expert, since
-        nobody has learnt anything, everyone is like all others.
+        The reliability of a single adapter, without halves, is unknown: it must have more in common with a group than
+        clients of another task can. Without any group that has learnt its task, a client counts as unlike all experts
+        if there are several, and belongs to the only expert otherwise.
 
         Args:
-            tensors: A and B of its halves, numbered as experts 0 and 1; or those of a single adapter.
+            tensors: A and B of its halves, numbered as experts 0 and 1; or A and B of a single adapter.
 
         Raises:
-            ValueError: its modules or shapes are not those of the run.
+            ValueError: the modules or shapes are not those of the run.
         """
         if not self.experts:
             unknown = (1.0,) * self.num_experts
@@ -136,8 +138,8 @@ def group_directions(
 
     Args:
         halves: client -> A and B of its halves, numbered as experts 0 and 1.
-        allocation: by corrected similarities of these halves.
-        signal: what was compared.
+        allocation: made by the corrected similarities of these halves.
+        signal: the matrices that were compared.
         columns: see :class:`GroupDirections`.
     """
     learnt = {c: expert for c, expert in allocation.assignment.items() if c in halves and c not in allocation.unsure}

@@ -1,4 +1,4 @@
-"""How unlike clients are: cosine distances between their LoRA matrices (paper, phase 1)."""
+"""Cosine distances between the LoRA matrices of clients (paper, phase 1)."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -28,12 +28,11 @@ BLOCK = 1024
 """Clients whose products with all others are computed at once."""
 
 IDENTICAL = 1e-6
-"""Distances below this are rounding: float32 makes two identical clients 5e-7 apart."""
+"""Distances below this count as 0: rounding in float32 puts two identical clients 5e-7 apart."""
 
 
 def distances(b: Matrices) -> tuple[list[ClientId], Tensor]:
-    """d(i, j) = (1 / |L|) sum over modules l of (1 - cos(vec B_i^l, vec B_j^l)), for all pairs in one matrix product
-    per module.
+    """d(i, j) = (1 / |L|) sum over modules l of (1 - cos(vec B_i^l, vec B_j^l)), for all pairs of clients.
 
     A module whose B is all zero has no direction: its distance is 0 to another zero B and 1 to a non-zero one.
 
@@ -50,7 +49,7 @@ def distances(b: Matrices) -> tuple[list[ClientId], Tensor]:
     similarity = torch.zeros(len(clients), len(clients), dtype=torch.float64)
     modules = 0
     for units, zeros in unit_rows(b):
-        # Module by module, so that no more than one module of all clients is in memory in float64.
+        # One module at a time, so that only one is in memory in float64 for all clients.
         if len(clients) <= BLOCK:
             similarity.addmm_(units, units.T).addmm_(zeros, zeros.T)
         else:
@@ -86,9 +85,9 @@ def cosines(b: Matrices) -> Iterator[Tensor]:
 def product_cosines(b: Matrices, a: Matrices) -> Iterator[Tensor]:
     """Cosines of the products B A, which are never formed: <B A, B' A'> = <B^T B', A A'^T>.
 
-    Zero rows of A at the end are padding. Two clients of unequal ranks are compared by the directions that both have,
-    the first m = min(r, r') rows of A and columns of B: all begin with the same rows of A, and whole products of one
-    task in r and in r' directions would be sqrt(r / r') alike at most, so that clients would be grouped by rank.
+    Zero rows of A at the end are padding. Two clients of unequal ranks are compared by the first m = min(r, r') rows of
+    A and columns of B, which both have. All clients start from the same rows of A. Compared whole, two products of one
+    task with ranks r < r' would have a cosine of at most sqrt(r / r'), and clients would be grouped by rank.
 
     Args:
         b: client -> module -> B, (out, r).
@@ -125,13 +124,13 @@ def cosines_between(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) ->
 def _by_common_rank(
     inner: Tensor, ranks: Tensor, others: Tensor, lengths: Callable[[Tensor, int], tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """Cosines of all pairs, (n, C), each by the directions that both have.
+    """Cosines of all pairs, (n, C), each over the ranks that both clients have.
 
     Args:
-        inner: products of direction with direction, (n, r, C, r).
-        ranks: directions of n clients.
-        others: of C clients.
-        lengths: gives those of all clients and of the others by their first m directions, from the products and m.
+        inner: inner products of rank-one terms, (n, r, C, r).
+        ranks: rank of each of n clients, (n,).
+        others: rank of each of C clients, (C,).
+        lengths: function of the inner products over the first m ranks, (n, C), and m: the lengths of both sides.
     """
     common = torch.minimum(ranks.unsqueeze(1), others.unsqueeze(0))
     found = torch.zeros(common.shape, dtype=torch.float64)
@@ -142,7 +141,7 @@ def _by_common_rank(
 
 
 def cosines_by_row(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) -> Tensor:
-    """The cosine between the product B A of every client and that at the same place of others, (n,); of equal ranks."""
+    """Cosines between the i-th products B A of two lists of equal ranks, (n,)."""
     inner = ((b.mT @ others_b) * (a @ others_a.mT)).sum((1, 2))
     first, second = product_lengths(b, a), product_lengths(others_b, others_a)
     scale = 1 / (first.where(first > 0, 1) * second.where(second > 0, 1))
@@ -150,12 +149,12 @@ def cosines_by_row(b: Tensor, a: Tensor, others_b: Tensor, others_a: Tensor) -> 
 
 
 def product_lengths(b: Tensor, a: Tensor) -> Tensor:
-    """Lengths of the products B A, (n,)."""
+    """Frobenius norms of the products B A, (n,)."""
     return ((b.mT @ b) * (a @ a.mT)).sum((1, 2)).clamp(min=0).sqrt()
 
 
 def _ranks(a: Tensor) -> Tensor:
-    """The number of rows of every A, (N, r, in), without zero rows at its end; at least 1."""
+    """Rows of every A, (N, r, in), up to its last non-zero one, (N,); at least 1."""
     used = a.abs().amax(2) > 0
     return (used * torch.arange(1, a.shape[1] + 1)).amax(1).clamp(min=1)
 
@@ -167,17 +166,22 @@ def _cosines(inner: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def to_distances(similarity: Tensor, modules: int) -> Tensor:
-    """1 - mean cosine, symmetric, in [0, 2], with rounding and the diagonal at 0."""
+    """1 - mean cosine, symmetric and in [0, 2]; the diagonal and distances below :data:`IDENTICAL` are 0.
+
+    Args:
+        similarity: sum of cosines over the modules, (N, N).
+        modules: their number.
+    """
     d = (similarity + similarity.T).mul_(-0.5 / modules).add_(1).clamp_(0, 2)
     d[d < IDENTICAL] = 0
     return d.fill_diagonal_(0)
 
 
 def unit_rows(b: Matrices) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per module, in sorted order, one row per client, in sorted order.
+    """Unit rows of all clients, module by module; both are sorted.
 
     Yields:
-        The flattened matrices, (N, D_l) float64, scaled to length 1 or all zero; the indicator of zero ones, (N, 1).
+        The flattened matrices, (N, D_l) float64, scaled to length 1 or all zero; and 1 for an all-zero one, (N, 1).
 
     Raises:
         ValueError: no clients, no modules, modules or shapes that differ, or values that are not finite.
@@ -204,7 +208,7 @@ def unit_rows(b: Matrices) -> Iterator[tuple[Tensor, Tensor]]:
             row.copy_(matrix.flatten())
             if not bool(torch.isfinite(row).all()):
                 raise ValueError(f"{module}: B of client {client!r} holds values that are NaN or infinite")
-        # Scaled by the largest entry first, so that very small values do not underflow when squared.
+        # Dividing by the largest entry first keeps squares of very small values from underflowing.
         largest = rows.abs().amax(1, keepdim=True)
         rows /= largest.where(largest > 0, 1)
         rows /= rows.norm(dim=1, keepdim=True).where(largest > 0, 1)

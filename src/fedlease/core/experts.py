@@ -1,9 +1,9 @@
 """The arithmetic of a layer with experts (paper, phase 2): y = W0 x + (alpha / r) sum over e of w_e(x) B_e A_e x.
 
-Two matrix products whatever M is: ``[A_0; ...; A_{M-1}; G] x`` gives the ranks of all experts and the router's logits,
-``[B_0 ... B_{M-1}]`` takes the weighted ranks back. Tokens are (n, in) and share every matrix; or they are
-(rows, T, in), and a matrix may then be shared, (out, in), or one per row, (rows, out, in), so that the rows of one
-batch may belong to different clients.
+Two matrix products suffice for any M: ``[A_0; ...; A_{M-1}; G] x`` gives the ranks of all experts, A_e x, and the
+router's logits; ``[B_0 ... B_{M-1}]`` takes the weighted ranks back. Tokens are (n, in) and share every matrix; or they
+are (rows, T, in), and each matrix is either shared, (out, in), or one per row, (rows, out, in), so that the rows of one
+batch can belong to different clients.
 """
 
 from collections.abc import Callable, Collection
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 SHORTEST = 1e-8
-"""A direction that is shorter is not scaled to length 1."""
+"""Length below which a direction is divided by this constant instead of by its length."""
 
 ROUTER_ROWS: dict[Mixer, Callable[[int], int]] = {"top_m": num_slots, "softmax": lambda m: m}
-"""Mixers whose router looks at every token -> rows of G for M experts."""
+"""Mixer with a router that sees every token -> rows of G for M experts."""
 
 CORE_SHAPES: dict[Mixer, Callable[[int, int], tuple[int, ...]]] = {
     "core": lambda r, m: (r, r),
@@ -45,7 +45,7 @@ CORE_SHAPES: dict[Mixer, Callable[[int, int], tuple[int, ...]]] = {
     "diagonal": lambda r, m: (r,),
     "magnitude": lambda r, m: (r,),
 }
-"""Mixers with something between B and A -> shape of G for rank r and M experts."""
+"""Mixer that places G between B and A -> shape of G for rank r and M experts."""
 
 FIXED: dict[str, int] = {"none": 1, "core": 1, "diagonal": 1, "magnitude": 1, "sparse": 1, "scalar": 2, "instance": 2}
 """Mixer -> the number of experts that it combines; other mixers combine any number."""
@@ -60,8 +60,8 @@ class Rule(NamedTuple):
         scaling: alpha / r.
         top_k: see :func:`fedlease.core.routing.expert_weights`.
         renormalise: likewise.
-        blend: in training the weight of expert 1 under ``instance``.
-        places: seed of the positions of differences under ``sparse``.
+        blend: weight of expert 1 during training under ``instance``.
+        places: seed of the positions of the differences under ``sparse``.
     """
 
     mixer: Mixer
@@ -74,7 +74,7 @@ class Rule(NamedTuple):
 
 
 def linear(x: Tensor, matrix: Tensor) -> Tensor:
-    """x times a matrix that all tokens share, or times the one of its row; see the module."""
+    """x times a matrix that is shared by all tokens, (out, in), or one per row, (rows, out, in)."""
     return F.linear(x, matrix) if matrix.dim() == 2 else x @ matrix.mT
 
 
@@ -85,7 +85,7 @@ def project(x: Tensor, stack: Tensor, num_logits: int, dropped: Tensor | None = 
         x: tokens.
         stack: ``[A_0; ...; A_{M-1}; G]``, (M r + num_logits, in).
         num_logits: rows of G.
-        dropped: x after dropout, which the experts see and the router does not; None where nothing is dropped.
+        dropped: x after dropout, for the experts but not the router; None without dropout.
 
     Returns:
         (..., M r), and (..., num_logits) in float32.
@@ -99,22 +99,22 @@ def project(x: Tensor, stack: Tensor, num_logits: int, dropped: Tensor | None = 
 
 
 def router_logits(x: Tensor, router: Tensor) -> Tensor:
-    """G x in float32: the selection compares logits, and in 16 bits near ties would flip."""
+    """G x in float32: in 16 bits, rounding could change which of two similar logits is larger."""
     with torch.autocast(x.device.type, enabled=False):
         return linear(x.float(), router.float())
 
 
 def mix(logits: Tensor, rule: Rule, own: int | Tensor) -> Tensor:
-    """The weight of every expert, (..., M), in at least float32 under the mixers that are learned.
+    """The weight of every expert, (..., M); in at least float32 under the mixers that learn it.
 
     Args:
-        logits: G x for ``top_m``, (..., 2M - 1), and ``softmax``, (..., M); G itself for ``scalar``, (..., 1), whose
-            sigmoid expert 0 weighs; for ``instance`` the weight of expert 1, (..., 1).
-        rule: that of the tokens.
-        own: see :func:`fedlease.core.routing.expert_weights`; ``top_m`` alone looks at it.
+        logits: for ``top_m`` and ``softmax``, G x, (..., 2M - 1) and (..., M); for ``scalar``, G, (..., 1), whose
+            sigmoid is the weight of expert 0; for ``instance``, the weight of expert 1, (..., 1).
+        rule: of the tokens.
+        own: see :func:`fedlease.core.routing.expert_weights`; only ``top_m`` uses it.
 
     Raises:
-        ValueError: the mixer ``none`` has nothing to mix, or as :func:`fedlease.core.routing.expert_weights`.
+        ValueError: the mixer has no router, or as :func:`fedlease.core.routing.expert_weights`.
     """
     if rule.mixer == "top_m":
         return expert_weights(logits, own, renormalise=rule.renormalise, top_k=rule.top_k)
@@ -131,11 +131,11 @@ def mix(logits: Tensor, rule: Rule, own: int | Tensor) -> Tensor:
 
 
 def through(hidden: Tensor, core: Tensor, mixer: Mixer) -> Tensor:
-    """Ranks of the experts after what stands between A and B, see :data:`CORE_SHAPES`.
+    """Multiplies the ranks of the experts, A x, with the core G that stands between A and B, see :data:`CORE_SHAPES`.
 
     Args:
         hidden: (n, M r), or (rows, T, M r) with a core per row.
-        core: G, of the mixer's shape, or one per row.
+        core: G of the mixer's shape, with a leading dimension if there is one per row.
         mixer: one of :data:`CORE_SHAPES`.
     """
     per_row = core.dim() > len(CORE_SHAPES[mixer](1, 1))
@@ -150,12 +150,12 @@ def through(hidden: Tensor, core: Tensor, mixer: Mixer) -> Tensor:
 
 
 def directions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of A (..., r, in) and columns of B (..., out, r) of length 1; one of length 0 stays."""
+    """Scales the rows of A, (..., r, in), and the columns of B, (..., out, r), to length 1; zeros stay zero."""
     return F.normalize(a, dim=-1, eps=SHORTEST), F.normalize(b, dim=-2, eps=SHORTEST)
 
 
 def chosen(experts: Collection[int], num_experts: int, like: Tensor) -> Tensor:
-    """Weight 1 for these experts and 0 for the others, (M,), in type and place of ``like``."""
+    """Weight 1 for these experts and 0 for the others, (M,), with the dtype and device of ``like``."""
     return like.new_tensor([float(expert in experts) for expert in range(num_experts)])
 
 
@@ -163,13 +163,13 @@ def add_differences(result: Tensor, x: Tensor, values: Tensor, places: int) -> T
     """result + D x, with sparse differences D to the frozen weights.
 
     Args:
-        result: (n, out), or (rows, T, out) where values are one row of them per row.
-        x: what A sees, (..., in).
+        result: (n, out), or (rows, T, out) with values per row.
+        x: input of A, (..., in).
         values: G, (k,), or (rows, k).
         places: seed of their positions.
 
     Returns:
-        As ``result``, which stays as it is.
+        A tensor of the shape of ``result``, which is not modified.
     """
     return result + linear(x, dense(values, (result.shape[-1], x.shape[-1]), places)).to(result.dtype)
 
@@ -178,18 +178,18 @@ def add_experts(result: Tensor, hidden: Tensor, weights: Tensor, b: Tensor) -> T
     """result + sum over experts e of w_e B_e h_e.
 
     Args:
-        result: W0 x, (n, out), or (rows, T, out) where b is one per row.
-        hidden: the experts' ranks side by side, (..., M r).
-        weights: with alpha / r multiplied in, (..., M), or (M,) for all tokens alike.
+        result: W0 x, (n, out), or (rows, T, out) with b per row.
+        hidden: the ranks of all experts, h_e = A_e x, side by side, (..., M r).
+        weights: w_e times alpha / r, (..., M), or (M,) for all tokens.
         b: ``[B_0 ... B_{M-1}]``, (out, M r), or (rows, out, M r).
 
     Returns:
-        As ``result``, which stays as it is.
+        A tensor of the shape of ``result``, which is not modified.
     """
     shape, num_experts = hidden.shape, weights.shape[-1]
     ranks = hidden.view(*shape[:-1], num_experts, shape[-1] // num_experts)
     hidden = (ranks * weights.to(hidden.dtype).unsqueeze(-1)).view(shape)
     if hidden.dtype == b.dtype == result.dtype:
-        # Adds while multiplying: one pass over (..., out) less than product, then sum.
+        # One pass over (..., out) fewer than a product followed by a sum.
         return (torch.addmm if b.dim() == 2 else torch.baddbmm)(result, hidden, b.mT)
     return result + linear(hidden, b).to(result.dtype)

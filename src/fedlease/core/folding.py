@@ -1,4 +1,4 @@
-"""Mixtures as single adapters: one expert alone, or all of them folded into one pair per module."""
+"""Conversion of mixtures of experts to single adapters: one expert alone, or all folded into one pair per module."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,21 +30,22 @@ def expert_alone(model: ClientModel, expert: int) -> ClientModel:
 
 
 def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int | None = None) -> ClientModel:
-    """One adapter whose update is (alpha / r) sum over e of w_e B_e A_e, with the same w for every token; under the
-    mixer ``sum`` w is 1; what stands between B and A is multiplied into B, sparse differences stand beside them.
+    """One adapter whose update is (alpha / r) sum over e of w_e B_e A_e, with the same w for every token.
 
-    Without ``rank`` it is exact for these weights, of rank M r, and with differences of as much more as modules are
-    wide. With ``rank`` it is the best approximation of that rank in every module (truncated singular value
-    decomposition); a module whose smaller side is below ``rank`` is exact, and filled up with zeros, since an adapter
-    has one rank.
+    Under mixers without routing, w is 1. A core between B and A is multiplied into B; sparse differences are appended
+    to A and B.
+
+    Without ``rank`` the result is exact, of rank M r; sparse differences add the smaller side of the largest module.
+    With ``rank`` it is the best approximation of that rank in every module (truncated singular value decomposition). A
+    module whose smaller side is below ``rank`` is exact and padded with zeros, since an adapter has one rank.
 
     Args:
-        model: a mixture; a single adapter is given back as it is, or truncated to ``rank``.
-        weights: module -> w, one per expert.
-        rank: the result's, at least 1 and at most that without it.
+        model: a mixture; a single adapter is returned unchanged, or truncated to ``rank``.
+        weights: module -> w, one weight per expert.
+        rank: of the result, at least 1 and at most the exact rank.
 
     Raises:
-        ValueError: a module has no weights, or another number of them; or the rank is out of range.
+        ValueError: a module does not have one weight per expert, or the rank is out of range.
     """
     spec = model.spec
     full = spec.num_experts * spec.r
@@ -63,7 +64,7 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
         if spec.mixer in CORE_SHAPES:
             a, b = directions(a, b) if spec.mixer == "diagonal" else (a, b)
             core = model.tensors[str(TensorName(module, "G"))].double()
-            # Rows of ranks, from unit vectors: (C e_i)^T.
+            # Row i is (C e_i)^T, the core applied to unit vector i.
             b = b @ through(torch.eye(full, dtype=core.dtype), core, spec.mixer).T
         if spec.mixer == "sparse":
             values = model.tensors[str(TensorName(module, "G"))].double() * spec.r / spec.alpha
@@ -78,7 +79,7 @@ def fold(model: ClientModel, weights: Mapping[str, Sequence[float]], rank: int |
 
 
 def _single(model: ClientModel, tensors: Tensors, r: int) -> ClientModel:
-    """A single adapter of rank r with the head of ``model``; alpha / r stays what it is."""
+    """A single adapter of rank r with the head and the alpha / r of ``model``."""
     spec = AdapterSpec(model.spec.r, model.spec.alpha, model.spec.dropout, model.spec.target_modules)
     if r != spec.r:
         spec = replace(spec, r=r, alpha=spec.alpha / spec.r * r)

@@ -1,4 +1,4 @@
-"""How much one score is above another on the same test rows, with a 95 % interval, also of few rows.
+"""The difference between two scores on the same test rows, with a 95 % interval that is valid even for few rows.
 
 Bonett, Price: Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data. Journal
 of Educational and Behavioral Statistics 37, 2012. Newcombe: Interval Estimation for the Difference Between Independent
@@ -28,12 +28,12 @@ class Interval:
 
 
 def paired_gain(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> Interval:
-    """How much the first run's mean over clients is above the second's, paired row by row.
+    """The first run's mean score over clients minus the second's, paired row by row.
 
-    Bonett and Price's adjusted Wald interval: to the rows two are added, one that the first run alone got right and one
-    that the second alone got right, so that few rows never look certain. With several clients these two are spread over
-    all of them; rows count within their client, as in the headline. Over clients with 5 to 300 rows of which 5 to 50 %
-    differ, it leaves out zero by chance in at most 5.3 % (tests).
+    Bonett and Price's adjusted Wald interval adds two rows, one that only the first run gets right and one that only
+    the second does, so that few rows never look certain. With several clients, the two added rows are spread over all
+    of them. Every client weighs the same, as in the headline score. For clients with 5 to 300 rows, of which the runs
+    differ on 5 to 50 %, the interval excludes zero by chance in at most 5.3 % of cases (tests).
 
     Args:
         first: per client, one score in [0, 1] per test row, (n,); every client has at least one.
@@ -54,10 +54,10 @@ def paired_gain(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> Inte
 
 
 def unpaired_gain(first: Sequence[tuple[float, int]], second: Sequence[tuple[float, int]]) -> Interval:
-    """How much the first run's mean over clients is above the second's, where scores of single rows are not at hand.
+    """The first run's mean score over clients minus the second's, where scores of single rows are not available.
 
-    Newcombe's interval (method 10) of Wilson's intervals of both scores. It takes the rows for different ones, and is
-    wider than :func:`paired_gain` where both runs are right and wrong on much the same rows.
+    Newcombe's interval (method 10) combines Wilson's intervals of both scores. It treats the rows as different ones, so
+    it is wider than that of :func:`paired_gain` where both runs get mostly the same rows right.
 
     Args:
         first: per client, a mean score in [0, 1] and the number of test rows, at least 1.

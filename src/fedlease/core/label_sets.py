@@ -1,4 +1,4 @@
-"""Scores of predicted sets of labels, from the counts of every label alone."""
+"""Scores of predicted sets of labels, computed from counts per label."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ __all__ = ["cells_of_sets", "centred_shares", "is_of_sets", "set_metrics", "set_
 
 
 def cells_of_sets(truth: NDArray[np.bool_], guesses: NDArray[np.bool_]) -> list[list[int]]:
-    """Counts labels that rows have and that are predicted for them, as :data:`~fedlease.core.confusion.Cells`.
+    """Counts true and predicted labels, as :data:`~fedlease.core.confusion.Cells`.
 
-    A class L beyond the L labels stands for a label that is not there: (l, l) counts the rows that have label l and
-    are predicted to, (l, L) those that have it alone, (L, l) those that are predicted to alone, and (L, L) all rows.
-    Row and column sums are then a label's support and predictions, as in a confusion matrix of classes.
+    An extra class L, after the L labels, means "label absent": (l, l) counts the rows that have label l and are
+    predicted to have it, (l, L) the rows that have it without the prediction, (L, l) the rows with the prediction
+    only, and (L, L) all rows. Row and column sums are then a label's support and predictions, as in a confusion matrix.
 
     Args:
         truth: (rows, L), whether a row has a label.
@@ -30,7 +30,7 @@ def cells_of_sets(truth: NDArray[np.bool_], guesses: NDArray[np.bool_]) -> list[
 
 
 def is_of_sets(cells: Cells, labels: int) -> bool:
-    """Whether cells are those of :func:`cells_of_sets` for this number of labels, and not those of classes."""
+    """Whether cells count sets of this many labels, as of :func:`cells_of_sets`, rather than classes."""
     return any(true == guess == labels for true, guess, _ in cells)
 
 
@@ -46,7 +46,7 @@ def set_metrics(cells: Cells, labels: int) -> dict[str, float]:
 
 
 def set_shares(truth: NDArray[np.bool_], guesses: NDArray[np.bool_], metric: str) -> list[float]:
-    """Contributions of the rows to ``micro_f1`` or ``macro_f1``, see :func:`fedlease.core.confusion.row_shares`."""
+    """One number per row whose mean is ``micro_f1`` or ``macro_f1``, see :func:`fedlease.core.confusion.row_shares`."""
     both, sizes = (truth & guesses).astype(np.int64), truth.astype(np.int64) + guesses
     whole = float(_f1(both.sum(0)[None], sizes.sum(0)[None])[metric][0])
     occurs = sizes.sum(0) > 0
@@ -54,7 +54,7 @@ def set_shares(truth: NDArray[np.bool_], guesses: NDArray[np.bool_], metric: str
 
 
 def centred_shares(whole: float, without: Sequence[float] | NDArray[np.float64]) -> list[float]:
-    """The jackknife's pseudo-values of a metric, centred: numbers of single rows whose mean it is.
+    """The jackknife's pseudo-values of a metric, centred: one number per row, whose mean is the metric.
 
     Args:
         whole: the metric on all rows.
@@ -73,9 +73,9 @@ def _f1(
     """F1 of n cases at once.
 
     Args:
-        both: (n, labels), right predictions.
-        sizes: (n, labels), rows that have a label and rows that it is predicted for, together.
-        occurs: (labels,), the labels of the macro mean; None takes those of the first case.
+        both: (n, labels), rows for which the label is true and predicted.
+        sizes: (n, labels), rows for which it is true plus rows for which it is predicted.
+        occurs: (labels,), whether a label enters the macro mean; None takes the labels that occur in the first case.
     """
     seen = sizes[0] > 0 if occurs is None else occurs
     micro = 2 * both.sum(1) / np.maximum(sizes.sum(1), 1)

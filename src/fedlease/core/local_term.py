@@ -1,4 +1,4 @@
-"""Terms that a method adds to its clients' local loss: a pull towards the received model, a linear term, penalties."""
+"""Terms that a method adds to the local loss: a pull towards the received model, a linear term and two penalties."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,21 +14,24 @@ __all__ = ["LocalTerm"]
 @serialisable
 @dataclass(frozen=True)
 class LocalTerm:
-    """pull / 2 ||w - w0||^2 + <slope, w> + tail x sum over modules of ||A_tail|| ||B_tail|| + apart x sum over modules
-    and experts that do not learn of ||B_frozen^T B||^2, added to the loss of every batch.
+    """A sum of four terms that is added to the loss of every batch::
 
-    FedProx (Li et al., MLSys 2020) has pull = mu. SCAFFOLD (Karimireddy et al., ICML 2020) has slope = c - c_i, a
-    client's control variate against the mean of all; FedDyn (Acar et al., ICLR 2021) has both. HetLoRA (Cho et al.,
-    EMNLP 2024) has a tail. HiLoRA (Peng et al., CVPR 2026) keeps its tiers apart.
+        pull / 2 ||w - w0||^2  +  <slope, w>
+          +  tail  x sum over modules of ||A_tail|| ||B_tail||
+          +  apart x sum over modules and their frozen experts of ||B_frozen^T B||^2
+
+    FedProx (Li et al., MLSys 2020) uses pull = mu. SCAFFOLD (Karimireddy et al., ICML 2020) uses slope = c - c_i, the
+    difference between the mean control variate and the client's; FedDyn (Acar et al., ICLR 2021) uses both. HetLoRA
+    (Cho et al., EMNLP 2024) uses tail, and HiLoRA (Peng et al., CVPR 2026) uses apart.
 
     Attributes:
-        pull: mu, at least 0. w are the tensors that the task trains and uploads, w0 their values as the client received
-            them; a private tensor has no common value that it could be pulled to.
-        slope: name -> gradient that is added, of the shape of the tensor, which the task trains.
-        tail: lambda, at least 0: how strongly the last directions of uploaded adapters are drawn to zero.
-        kept: directions before the tail: rows of A and columns of B.
-        apart: gamma, at least 0: how strongly the columns of a B that learns are drawn away from the space of those of
-            the module's experts that do not.
+        pull: mu, at least 0. w are the tensors that the task trains and uploads, and w0 their received values; private
+            tensors have no common value to be pulled to.
+        slope: name -> gradient to add, of the shape of the tensor, which the task must train.
+        tail: lambda, at least 0: the weight of the penalty on the last directions of uploaded adapters.
+        kept: number of directions before the tail: rows of A and columns of B.
+        apart: gamma, at least 0: the weight of the penalty on columns of a trained B that are not orthogonal to those
+            of the module's frozen experts.
     """
 
     pull: float = 0.0
@@ -38,10 +41,10 @@ class LocalTerm:
     apart: float = 0.0
 
     def adder(self, parameters: Mapping[str, Tensor], pulled: Collection[str]) -> Callable[[], None]:
-        """A function that adds the term's gradient to those of a backward pass.
+        """A function that adds the term's gradient to the gradients of a backward pass.
 
         Args:
-            parameters: by name, at w0; those that do not learn at the time of a call are passed over.
+            parameters: by name, at w0; parameters that are frozen when the function is called are skipped.
             pulled: names of w.
         """
         start = {name: parameters[name].detach().clone() for name in pulled} if self.pull else {}
@@ -64,20 +67,20 @@ class LocalTerm:
 
     @property
     def penalises(self) -> bool:
-        """Whether there are :meth:`penalties`."""
+        """Whether the term has :meth:`penalties`."""
         return bool(self.tail or self.apart)
 
     def penalties(
         self, values: Mapping[str, Tensor], learning: Collection[str], pulled: Collection[str]
     ) -> Iterator[tuple[str, Tensor]]:
-        """Names of tensors that learn, with the gradients of tail and apart.
+        """Yields names of trained tensors with gradients of ``tail`` and ``apart``; a name can occur several times.
 
         Args:
-            values: by name; A (..., r, in) and B (..., out, r), with one axis more where clients are side by side.
-            learning: names of those that learn.
+            values: by name; A (..., r, in) and B (..., out, r), with a leading dimension where clients are stacked.
+            learning: names of the tensors that are trained.
             pulled: names of w.
         """
-        experts: dict[str, list[str]] = {}  # of a module, the names of B
+        experts: dict[str, list[str]] = {}  # module -> names of its B
         for name in sorted(values):
             module, kind, expert = (*name.rsplit("/", 2), "", "")[:3]
             if kind == "B":
@@ -89,11 +92,11 @@ class LocalTerm:
         for same in experts.values() if self.apart else ():
             for b in (name for name in same if name in learning):
                 for f in (values[name] for name in same if name not in learning):
-                    # The gradient of ||F^T B||^2, for every F that does not learn.
+                    # The gradient of ||F^T B||^2 for every frozen F.
                     yield b, 2 * self.apart * (f @ (f.mT @ values[b]))
 
     def _of_tail(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of tail ||A_tail|| ||B_tail|| by A and by B; 0 where a tail is 0."""
+        """The gradients of tail ||A_tail|| ||B_tail|| with respect to A and B; 0 where a tail is 0."""
         of_a, of_b = torch.zeros_like(a), torch.zeros_like(b)
         end_a, end_b = a[..., self.kept :, :], b[..., self.kept :]
         norm_a, norm_b = (torch.linalg.matrix_norm(end, keepdim=True) for end in (end_a, end_b))
@@ -104,5 +107,5 @@ class LocalTerm:
 
 
 def _add_gradient(parameter: Tensor, more: Tensor) -> None:
-    # Never the tensor itself: gradients are clipped in place.
+    # A clone, because gradients are clipped in place.
     parameter.grad = more.clone() if parameter.grad is None else parameter.grad + more

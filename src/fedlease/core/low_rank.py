@@ -1,4 +1,4 @@
-"""Low-rank products as LoRA pairs: cut or padded to a rank, averaged over clients."""
+"""Low-rank products as LoRA pairs: truncated or padded to a rank, and averaged over clients."""
 
 import math
 from collections.abc import Sequence
@@ -30,30 +30,29 @@ __all__ = [
 ]
 
 WHOLE = 512
-"""Smaller side of a matrix up to which all its singular values are computed."""
+"""Largest smaller side of a matrix for which all singular values are computed."""
 
 SPARSE = 0.1
-"""Share of entries that are not 0 below which a matrix is multiplied with as a sparse one."""
+"""Share of non-zero entries below which a matrix is multiplied as a sparse one."""
 
 _CUTS: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""B -> rank -> its A, and both cut: all clients of a rank share one copy, computed once. It lives as long as B does."""
+"""B -> rank -> its A, the cut A and the cut B, so that all clients of a rank share one copy, as long as B lives."""
 
 
 def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best pair of a rank for the product b a, balanced: b = U sqrt(S), a = sqrt(S) V^T of its largest singular
-    values.
+    """The best approximation of the product b a by a pair of a given rank, balanced: U sqrt(S) and sqrt(S) V^T.
 
-    Only small matrices are decomposed, never one of (out, in) where k is below both. A direction that the product
-    lacks, since its rank is below ``rank``, gets zero in b and length 1 in a: with zeros in both, training could never
-    move it.
+    With k below out and in, only small matrices are decomposed, never one of (out, in). Where the rank of the product
+    is below ``rank``, the missing directions are zero in b and have length 1 in a: with zeros in both, training could
+    never change them.
 
     Args:
         a: (k, in).
         b: (out, k).
-        rank: at most k, in and out.
+        rank: of the result, at most k, in and out.
 
     Returns:
-        (rank, in) and (out, rank), in the dtype of the arguments; give float64.
+        a (rank, in) and b (out, rank), in the dtype of the arguments, which should be float64.
     """
     qb, rb = torch.linalg.qr(b)
     qa, ra = torch.linalg.qr(a.T)
@@ -66,7 +65,7 @@ def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def best_pair(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Truncates a matrix (out, in), in float64, as :func:`truncate` does a product.
 
-    Of a large matrix the few directions that are wanted are iterated for (Lanczos), to the precision of its numbers.
+    For few directions of a large matrix, a Lanczos iteration computes only these, to machine precision.
     """
     least = min(matrix.shape)
     if least <= WHOLE or 4 * rank > least or not bool(matrix.any()):
@@ -85,22 +84,22 @@ def best_pair(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _balanced(u: Tensor, s: Tensor, vh: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Singular values divided evenly between rows (rank, in) and columns (out, rank); see :func:`truncate` for 0."""
+    """Rows (rank, in) and columns (out, rank), each with the root of the singular values, as in :func:`truncate`."""
     root = s.sqrt()
     lacking = s <= s[0] * torch.finfo(s.dtype).eps * size
     return root.where(~lacking, 1).unsqueeze(1) * vh, u * root.where(~lacking, 0)
 
 
 def singular(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest singular values of the product b a with their directions, all of which have length 1.
+    """The largest singular values of the product b a, with their right and left singular vectors.
 
     Args:
         a: (k, in).
         b: (out, k).
-        rank: most that are given; there are no more than k, in or out.
+        rank: number of singular values, at most k, in and out.
 
     Returns:
-        (rank, in), (rank,) and (out, rank), in the dtype of the arguments; give float64.
+        V^T (rank, in), S (rank,) and U (out, rank), in the dtype of the arguments, which should be float64.
     """
     qb, rb = torch.linalg.qr(b)
     qa, ra = torch.linalg.qr(a.T)
@@ -109,14 +108,14 @@ def singular(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def orthonormal(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product b a = U S V^T as the pair V^T, whose rows are orthonormal, and U S.
+    """Rewrites the product b a = U S V^T as the pair V^T, whose rows are orthonormal, and U S.
 
     Args:
         a: (r, in), r at most in.
         b: (out, r), r at most out.
 
     Returns:
-        (r, in) and (out, r), in the dtype of the arguments; give float64.
+        V^T (r, in) and U S (out, r), in the dtype of the arguments, which should be float64.
     """
     qa, ra = torch.linalg.qr(a.T)  # (in, r), (r, r)
     u, s, vh = torch.linalg.svd(b @ ra.T, full_matrices=False)  # (out, r), (r,), (r, r)
@@ -124,14 +123,14 @@ def orthonormal(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cored(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same product b a as three: rows that are orthonormal, a core, and columns that are orthonormal.
+    """Factors the product b a as orthonormal columns times a core times orthonormal rows.
 
     Args:
         a: (r, in), r at most in.
         b: (out, r), r at most out.
 
     Returns:
-        (r, in), (r, r) and (out, r), in the dtype of the arguments; give float64.
+        Rows (r, in), core (r, r) and columns (out, r), in the dtype of the arguments, which should be float64.
     """
     rows, b = orthonormal(a, b)
     columns, core = torch.linalg.qr(b)
@@ -139,10 +138,10 @@ def cored(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def padded(tensors: Tensors, rank: int) -> dict[str, Tensor]:
-    """The same products B A as adapters of a higher rank: zero rows of A and zero columns of B are added.
+    """Pads adapters to a higher rank with zero rows of A and zero columns of B, which leave the products B A unchanged.
 
     Args:
-        tensors: A and B of any experts, (r, in) and (out, r); others stay as they are.
+        tensors: A (r, in) and B (out, r) of any experts; other tensors are not changed.
         rank: of the result, at least r.
     """
     wider = dict(tensors)
@@ -156,8 +155,10 @@ def padded(tensors: Tensors, rank: int) -> dict[str, Tensor]:
 
 
 def first_ranks(model: ClientModel, rank: int) -> ClientModel:
-    """The first ``rank`` rows of A and columns of B of a single adapter, with alpha / r as it was; what it loses is not
-    made up for, unlike by :func:`at_rank`."""
+    """The first ``rank`` rows of A and columns of B of a single adapter, with the same alpha / r.
+
+    Unlike the result of :func:`at_rank`, it is not the best approximation of the product.
+    """
     spec, tensors = model.spec, dict(model.tensors)
     if rank == spec.r:
         return model
@@ -169,13 +170,13 @@ def first_ranks(model: ClientModel, rank: int) -> ClientModel:
 
 
 def product_norm(tensors: Tensors) -> float:
-    """The Frobenius norm of all products B A of a single adapter together."""
+    """The Frobenius norm over all products B A of a single adapter."""
     grams = ((a @ a.T) * (b.T @ b) for a, b in _doubles(tensors))  # trace of (A A^T) (B^T B), which are symmetric
     return math.sqrt(max(0.0, sum(float(gram.sum()) for gram in grams)))
 
 
 def tail_norm(tensors: Tensors, kept: int) -> float:
-    """Sum over modules of ||A_tail|| ||B_tail||, of the directions of a single adapter after the first ``kept``."""
+    """Sum over modules of ||A_tail|| ||B_tail||, where the tail is all ranks of a single adapter after ``kept``."""
     return math.fsum(float(a[kept:].norm() * b[:, kept:].norm()) for a, b in _doubles(tensors))
 
 
@@ -186,12 +187,12 @@ def _doubles(tensors: Tensors) -> list[tuple[Tensor, Tensor]]:
 
 
 def at_rank(model: ClientModel, rank: int) -> ClientModel:
-    """A model whose adapters have another rank, with alpha / r as it was.
+    """A model with its adapters brought to another rank and the same alpha / r.
 
-    Every product B A becomes the best approximation of a lower rank, see :func:`truncate`; where B has no more than
-    ``rank`` columns that are not zero, as before training or after :func:`padded`, the first ``rank`` rows of A and
-    columns of B are the product itself, bit for bit. To a higher rank the product is padded. Routers and heads stay;
-    magnitudes, which are private and here all alike, are as many as ranks.
+    To a lower rank, every product B A becomes its best approximation, see :func:`truncate`. Where the columns of B
+    after the first ``rank`` are zero, as before training or after :func:`padded`, the first ``rank`` rows of A and
+    columns of B are kept bit for bit. To a higher rank, products are padded. Routers and heads do not change.
+    Magnitudes, of which there is one per rank, are cut or padded with zeros.
 
     Args:
         model: an adapter or a mixture.
@@ -233,19 +234,19 @@ def _cut(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def product_mean(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The single adapter of rank r nearest to the mean of the products, sum over i of w_i B_i A_i, module by module.
+    """The single adapter of rank r nearest to the mean of products, sum over i of w_i B_i A_i, module by module.
 
-    The mean of B times the mean of A is not the mean of the products. That one is
-    ``[w_1 B_1 ... w_N B_N] [A_1; ...; A_N]``, of rank at most N r, and is cut back to r by :func:`truncate`. Scaling by
-    alpha / r is the same before and after. With one state the product stays what it was, up to rounding; A and B are
-    then balanced.
+    The mean of B times the mean of A differs from the mean of the products, which is
+    ``[w_1 B_1 ... w_N B_N] [A_1; ...; A_N]``, of rank at most N r; :func:`truncate` reduces it to rank r. The scaling
+    alpha / r is the same before and after. With one state, the product is unchanged up to rounding, and A and B are
+    balanced.
 
     Args:
         states: one mapping per client, A and B of a single adapter.
         weights: one finite, non-negative weight per state, with a positive sum; they are scaled to sum 1.
 
     Returns:
-        A and B under the same names, in the dtype of the inputs, computed in float64; other tensors as plain means.
+        A and B under the same names, in the dtype of the inputs, computed in float64; other tensors as weighted means.
 
     Raises:
         ValueError: as :func:`fedlease.core.aggregate.weighted_mean`.

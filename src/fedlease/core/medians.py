@@ -1,4 +1,4 @@
-"""Means in which every client has one vote, so that fewer than half of them cannot carry it away."""
+"""Medians over clients, each of whom has one vote, so that fewer than half of them cannot control the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ STEPS = 100
 """Most steps of Weiszfeld's iteration."""
 
 CLOSE = 1e-7
-"""Relative change of the sum of distances at which it has converged."""
+"""Relative decrease of the sum of distances at which the iteration has converged."""
 
 SMOOTH = 1e-6
-"""No distance counts as smaller than this share of the median distance: none is divided by 0."""
+"""Smallest distance, as a share of the median distance, that the iteration divides by."""
 
 
 def median(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The median of every coordinate, of an even number the mean of the two in the middle.
+    """The median of every coordinate; of an even number of values, the mean of the middle two.
 
     Yin, Chen, Ramchandran, Bartlett: Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates. ICML
     2018. https://arxiv.org/abs/1803.01498
 
     Args:
         states: one mapping per client, all with the same names, shapes and floating dtypes.
-        weights: one per state; they are checked and not used: rows are what a client says of itself.
+        weights: one per state; they are checked but not used, since a client could announce any number of rows.
 
     Returns:
         The median, in the dtype of the inputs, names sorted.
@@ -47,7 +47,7 @@ def median(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Ten
 
 
 def geometric_median(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The state with the smallest sum of distances to all, over all coordinates together, by Weiszfeld's iteration.
+    """The point with the smallest sum of Euclidean distances to all states, by Weiszfeld's iteration.
 
     Pillutla, Kakade, Harchaoui: Robust Aggregation for Federated Learning. IEEE Transactions on Signal Processing 70,
     2022. https://arxiv.org/abs/1912.13445
@@ -57,7 +57,7 @@ def geometric_median(states: Sequence[Tensors], weights: Sequence[float]) -> dic
     shares(states, weights)
     names, first = sorted(states[0]), states[0]
     points = [_Point({name: state[name].detach().double() for name in names}) for state in states]
-    # A mean would begin where one liar wants it.
+    # A single false state could put a mean anywhere, so the iteration starts from the median.
     centre = _Point({name: tensor.double() for name, tensor in median(states, weights).items()})
     before = float("inf")
     for _ in range(STEPS):

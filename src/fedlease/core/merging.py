@@ -1,7 +1,7 @@
-"""Groups of clients by evidence: one task or two, whichever explains better what halves of rows have in common.
+"""Grouping of clients by evidence: two groups have one task if that explains the similarities of halves better.
 
-The model is that of :mod:`fedlease.core.merging_fit`. No client's own halves have to show enough: where they say
-little, those of others do.
+The model is that of :mod:`fedlease.core.merging_fit`. Evidence adds up over pairs, so that clients whose own halves say
+little can still be grouped.
 """
 
 import math
@@ -17,38 +17,39 @@ from fedlease.core.types import ClientId
 __all__ = ["ENOUGH", "POSSIBLE", "SURE", "Merged", "likeness", "log_odds", "merge"]
 
 ENOUGH = math.log(2)
-"""Log odds that say that two groups have one task: two to one."""
+"""Log odds needed for merging two groups: two to one."""
 
 SURE = 1.0
-"""Evidence, in natural logs of odds, from which on the place of a client is called sure: about three to one."""
+"""Log odds from which the group of a client counts as sure: about three to one."""
 
 POSSIBLE = 0.2
-"""While groups are sought, no s_i is taken to be smaller: what has not shown itself in a client may in its group."""
+"""Lower bound of s_i while groups are sought: a client that has shown little may still belong to a group."""
 
 OFTEN = 0.97
-"""The model is fitted anew whenever the number of groups has fallen to this share, which is each time up to 33."""
+"""The model is fitted again when the number of groups has fallen to this share; up to 33 groups, after every merge."""
 
 STANDS_OUT = 2.0
-"""An unsure client joins a group with which it has so many times as much in common as with any other group."""
+"""Factor by which an unsure client must have more in common with a group than with any other to join it."""
 
 SWEEPS = 3
-"""So many times every client may move to a place that suits it better."""
+"""Most passes in which every client may move to a better group."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Groups of clients, and how sure they are; the order of rows and columns is that of the clients, sorted.
+    """Groups of clients with their evidence; rows and columns are in the order of the sorted clients.
 
     Attributes:
-        groups: client -> any number, equal within a group; a client that nothing is known of stands alone.
-        evidence: client -> log odds of where it is against the best other place: another group, or alone; inf without.
-        unsure: clients that stand alone and may yet have the task of others: their evidence is below :data:`ENOUGH`, or
-            they have learnt too little.
+        groups: client -> any number, equal within a group; a client of which nothing is known is alone.
+        evidence: client -> log odds of its group against the best alternative, another group or being alone; infinite
+            without an alternative.
+        unsure: clients that are alone but may have the task of others: their evidence is below :data:`ENOUGH`, or they
+            have learnt too little.
         reliability: s_i^2, (N,).
         corrected: cross_ij / (s_i s_j), (N, N), diagonal 1: Spearman's correction for attenuation. None where not all
             pairs were compared.
-        error: its standard error for given s, (N, N), diagonal 0.
-        common: g, what unlike tasks have in common at most.
+        error: standard error of ``corrected`` for given s, (N, N), diagonal 0.
+        common: g, the most that unlike tasks have in common.
     """
 
     groups: dict[ClientId, int]
@@ -61,7 +62,7 @@ class Merged:
 
 
 def log_odds(found: Agreement, fitted: Fit) -> Floats:
-    """How much likelier every pair of clients is to have one task than two, (N, N) in nats, 0 on the diagonal."""
+    """Log odds that a pair of clients has one task rather than two, (N, N) in nats, 0 on the diagonal."""
     s = np.maximum(fitted.s, POSSIBLE)
     both, variance, same = np.outer(s, s), variance_of(found), np.ones_like(found.cross, dtype=bool)
     one, two = (misfits(found.cross, both, variance, known, fitted.common) for known in (same, ~same))
@@ -71,15 +72,15 @@ def log_odds(found: Agreement, fitted: Fit) -> Floats:
 
 
 def merge(found: Agreement) -> Merged:
-    """Groups clients by what explains best what they have in common, as few groups as that allows but for the odds.
+    """Groups clients so that the model explains their similarities best, with a prior of two to one against merging.
 
-    Starting from every client alone, the two groups with the largest sum of log odds over their pairs are merged until
-    one is left. Of all these groupings that with the smallest misfit is taken, where each merge must be worth
-    :data:`ENOUGH`; then clients move where that makes it even smaller. So M follows from a rule with a meaning, and
-    M = 1 is an ordinary outcome: many pairs that say a little each say a lot together.
+    Starting with every client alone, the two groups with the largest sum of log odds over their pairs are merged until
+    one group is left. Of all these groupings, the one with the smallest cost is taken: its misfit, less
+    :data:`ENOUGH` for every group. Then single clients move where that lowers the cost. M is therefore a result of the
+    evidence, and M = 1 is an ordinary one.
 
-    Of a client that is unsure its reliability is not known, and what it has in common with groups is comparable among
-    them alone: it joins the one that stands out by :data:`STANDS_OUT`.
+    The reliability of an unsure client is unknown, so only its similarities with different groups can be compared: it
+    joins the group that stands out by :data:`STANDS_OUT`.
 
     Args:
         found: of all clients.
@@ -105,7 +106,7 @@ def merge(found: Agreement) -> Merged:
 
 
 def _judged(found: Agreement, labels: NDArray[np.int_]) -> tuple[Fit, dict[ClientId, float], list[int]]:
-    """The model of a grouping, every client's evidence, and the places of those that are unsure."""
+    """The fitted model of a grouping, the evidence of every client, and the places of unsure clients."""
     fitted = fit(found, labels)
     gains = _gains(found, fitted, labels)
     evidence = {client: _margin(gains[place], labels, place) for place, client in enumerate(found.clients)}
@@ -114,14 +115,14 @@ def _judged(found: Agreement, labels: NDArray[np.int_]) -> tuple[Fit, dict[Clien
 
 
 def _joined(found: Agreement, fitted: Fit, labels: NDArray[np.int_], unsure: list[int]) -> NDArray[np.int_]:
-    """The grouping after unsure clients have joined groups that stand out; the same array where none does."""
+    """The grouping after unsure clients have joined groups that stand out; the same array if none has joined."""
     s = np.maximum(fitted.s, POSSIBLE)
     for place in unsure:
         others = np.setdiff1d(labels, labels[place])
         if (labels == labels[place]).sum() > 1 or len(others) < 2:
             continue
         member = (labels[:, None] == others).astype(float)
-        # Errors of pairs with one client are its own and do not average out.
+        # All pairs share the errors of this client, which therefore do not average out.
         alike, errors = (likeness(rows[place], s, member) for rows in (found.cross, found.cross_error))
         best, second = np.argsort(-alike, kind="stable")[:2]
         if alike[best] > max(STANDS_OUT * alike[second], 2 * errors[best]):
@@ -131,12 +132,12 @@ def _joined(found: Agreement, fitted: Fit, labels: NDArray[np.int_], unsure: lis
 
 
 def likeness(cross: Floats, s: Floats, member: Floats) -> Floats:
-    """What clients have in common with groups, in units of the clients' own s: (n, G), or (G,) of one client.
+    """What n clients have in common with G groups, times the clients' own s: (n, G), or (G,) for one client.
 
     Args:
-        cross: with each of C clients, (n, C) or (C,).
-        s: of these, (C,).
-        member: 1 where one of them is in a group, else 0, (C, G).
+        cross: similarities with each of C grouped clients, (n, C) or (C,).
+        s: of the grouped clients, (C,).
+        member: 1 where a grouped client is in a group, else 0, (C, G).
     """
     found: Floats = (cross * s) @ member / (np.square(s) @ member)
     return found
@@ -169,20 +170,20 @@ def _path(found: Agreement) -> NDArray[np.int_]:
 
 
 def _sums(odds: Floats, labels: NDArray[np.int_]) -> Floats:
-    """Log odds summed over the pairs of two groups, at [label, label]."""
+    """Log odds summed over the pairs between two groups, (N, N), indexed by labels."""
     member = (labels[:, None] == np.arange(len(labels))).astype(float)
     sums: Floats = member.T @ odds @ member
     return sums
 
 
 def _gains(found: Agreement, fitted: Fit, labels: NDArray[np.int_]) -> Floats:
-    """Log odds of every client with every group, without itself, at [place, label]."""
+    """Log odds between every client and the other members of every group, (N, N): client by label."""
     gains: Floats = log_odds(found, fitted) @ (labels[:, None] == np.arange(len(labels)))
     return gains
 
 
 def _moved(found: Agreement, labels: NDArray[np.int_]) -> NDArray[np.int_]:
-    """The grouping after clients have moved one by one to places that suit them better."""
+    """The grouping after single clients have moved where that lowers the cost."""
     fitted = fit(found, labels)
     best = _cost(fitted, labels)
     for _ in range(SWEEPS):
@@ -209,7 +210,7 @@ def _moved(found: Agreement, labels: NDArray[np.int_]) -> NDArray[np.int_]:
 
 
 def _margin(gains: Floats, labels: NDArray[np.int_], place: int) -> float:
-    """Evidence for the group of a client less that for the best other place; of a client alone, against all groups."""
+    """Log odds of a client's place, its group or being alone, against the best alternative."""
     own = labels[place]
     others = [float(gains[label]) for label in {*labels.tolist()} - {int(own)}]
     if (labels == own).sum() > 1:

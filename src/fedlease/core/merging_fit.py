@@ -1,12 +1,13 @@
-"""A model of what halves of clients' rows have in common, fitted to groups of clients: Spearman's, with one factor per
-task. Client i has the reliability s_i^2, and what clients share is
+"""Spearman's factor model with one factor per task, fitted to the similarities of halves under a grouping of clients.
 
-    own_i     s_i^2, but for an error
-    cross_ij  s_i s_j, but for an error, where i and j have one task
-    cross_ij  anything from 0 to g s_i s_j, but for an error, where they have two
+Client i has the reliability s_i^2. Apart from errors, the similarities are
 
-All tasks of a federation have a part in common, g, since an adapter also learns what they share: the longer warm-ups
-are, the more. It is found from the same numbers, so that nothing depends on a cut between like and unlike.
+    own_i     s_i^2, between the halves of client i
+    cross_ij  s_i s_j, where clients i and j have one task
+    cross_ij  between 0 and g s_i s_j, where they have two tasks
+
+All tasks of a federation have something in common, at most g: adapters also learn what the tasks share, and the more so
+the longer warm-ups are. g is fitted together with s, so that no threshold between like and unlike is needed.
 """
 
 from collections.abc import Sequence
@@ -29,29 +30,29 @@ __all__ = [
 ]
 
 COMMON = 0.05
-"""g is expected to be about this large; more has to be seen to be believed. The scale of a half-normal prior."""
+"""Scale of the half-normal prior of g."""
 
 PAIRS = 100
-"""Pairs of unlike clients that the prior is for; it weighs as much more as there are more. Otherwise g would grow with
-the number of clients: of many pairs some exceed any bound by chance."""
+"""Pairs of unlike clients up to which the prior has weight 1; with more pairs its weight grows in proportion. Otherwise
+g would grow with the number of clients, since of many pairs some exceed any bound by chance."""
 
 SPREAD = 0.05
-"""Two tasks may have more in common than g by about so much of s_i s_j."""
+"""Standard deviation, as a share of s_i s_j, by which two tasks may have more in common than g."""
 
 SMALLEST = 0.01
-"""No s_i is taken to be smaller, so that similarities stay finite."""
+"""Lower bound of s_i, which keeps corrected similarities finite."""
 
 STEPS = 25
-"""Steps of the iteration that fits s and g; damped by one half, it converges to .1 % in fewer."""
+"""Steps of the iteration that fits s and g; damped by one half, it converges to 0.1 % in fewer."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The model under which a grouping explains best what halves have in common.
+    """The model that fits best under a grouping.
 
     Attributes:
         misfit: negative log posterior in nats, up to a constant that is the same for all groupings.
-        s: (N,), roots of the reliabilities.
+        s: (N,), square roots of the reliabilities.
         common: g, in 0 .. 1.
     """
 
@@ -63,15 +64,15 @@ class Fit:
 def fit(found: Agreement, labels: Sequence[int] | NDArray[np.int_]) -> Fit:
     """Fits the model to a grouping.
 
-    Minimises over s and g, with e the errors and d_ij what cross_ij misses of what the model admits,
+    With e the errors and d_ij the distance of cross_ij from the values that the model allows, it minimises over s and g
 
         sum_i (own_i - s_i^2)^2 / 2 e_i^2  +  sum_i<j (d_ij^2 / v_ij + log(v_ij / e_ij^2)) / 2  +  w (g / COMMON)^2 / 2
 
-    where v_ij is e_ij^2 within a group, and e_ij^2 + (SPREAD s_i s_j)^2 between two, and w is 1 up to :data:`PAIRS`
-    pairs between groups, and grows with them.
+    where v_ij is e_ij^2 within a group and e_ij^2 + (SPREAD s_i s_j)^2 between groups, and w is the number of pairs
+    between groups divided by :data:`PAIRS`, at least 1.
 
     Args:
-        found: of N clients.
+        found: similarities of N clients.
         labels: (N,), equal for clients of one group.
     """
     label = np.asarray(labels)
@@ -95,12 +96,12 @@ def fit(found: Agreement, labels: Sequence[int] | NDArray[np.int_]) -> Fit:
 
 
 def first_guess(own: Floats, cross: Floats, mates: NDArray[np.bool_]) -> Floats:
-    """Where the iteration begins: s by a client's own halves or by those of its group, whichever say more, (n,).
+    """Initial s of the iteration, (n,): the root of the own similarity or of the mean one in the group, if larger.
 
     Args:
         own: (n,).
         cross: (n, C).
-        mates: whether two clients are of one group, (n, C); nobody is its own mate.
+        mates: whether two different clients are in one group, (n, C).
     """
     shared = np.where(mates, cross, 0).sum(1) / np.maximum(mates.sum(1), 1)
     guess: Floats = np.sqrt(np.clip(np.maximum(own, shared), 0.02, 1))
@@ -110,24 +111,24 @@ def first_guess(own: Floats, cross: Floats, mates: NDArray[np.bool_]) -> Floats:
 def precisions(
     cross: Floats, both: Floats, variance: Floats, same: NDArray[np.bool_], common: float
 ) -> tuple[Floats, Floats]:
-    """How much every pair says of s, and the share of s_i s_j that it has in common at most, both (n, C).
+    """Precision of what every pair says about s, and the largest share of s_i s_j allowed for it, both (n, C).
 
     Args:
-        cross: what pairs have in common.
+        cross: similarities.
         both: s_i s_j.
         variance: squared errors of ``cross``.
-        same: whether the pair is of one group.
+        same: whether the pair is in one group.
         common: g.
     """
     most = np.where(same, 1.0, common)
-    # A pair of two tasks says something of s only where it has more in common than it may.
+    # A pair of two tasks says something about s only where its similarity is above the allowed one.
     return np.where(same | (cross > most * both), 1 / _spread(both, variance, same), 0), most
 
 
 def nearer(
     s: Floats, others: Floats, counts: Floats, most: Floats, cross: Floats, own: Floats, own_precision: Floats
 ) -> Floats:
-    """One step of the iteration: s of n clients, (n,), beside that of C others; see :func:`precisions`."""
+    """One damped step of the iteration for s of n clients, (n,), given the s of C others; see :func:`precisions`."""
     pull = (counts * most * cross) @ others + 2 * own_precision * own * s
     weight = (counts * np.square(most)) @ np.square(others) + 2 * own_precision * np.square(s)
     found: Floats = (s + np.clip(pull / weight, SMALLEST, 1)) / 2
@@ -135,7 +136,7 @@ def nearer(
 
 
 def misfits(cross: Floats, both: Floats, variance: Floats, same: NDArray[np.bool_], common: float) -> Floats:
-    """What every pair adds to the sum in :func:`fit`, twice, (n, C); arguments as for :func:`precisions`."""
+    """Twice the term of every pair in the sum of :func:`fit`, (n, C); arguments as for :func:`precisions`."""
     spread = _spread(both, variance, same)
     missed = np.where(same, cross - both, cross - np.clip(cross, 0, common * both))
     found: Floats = np.square(missed) / spread + np.log(spread / variance)
@@ -148,7 +149,7 @@ def _spread(both: Floats, variance: Floats, same: NDArray[np.bool_]) -> Floats:
 
 
 def variance_of(found: Agreement) -> Floats:
-    """Squared errors of what pairs have in common; 1 on the diagonal, which is no pair."""
+    """Squared errors of the similarities of pairs; 1 on the diagonal, which is not a pair."""
     variance: Floats = np.square(found.cross_error)
     np.fill_diagonal(variance, 1)
     return variance

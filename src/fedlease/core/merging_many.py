@@ -1,10 +1,11 @@
-"""Groups of more clients than can be compared in all pairs: a core by all its pairs, the others by comparison with it.
+"""Grouping of any number of clients: by all pairs if they are few, else through a core to which others are compared.
 
-Up to :data:`ALL_PAIRS` clients :func:`fedlease.core.merging.merge` decides from all pairs, which costs memory by the
-square of their number and time by more. With more clients, a core of :data:`CORE` is grouped that way; every other
-client joins the group of the core that its halves fit best, if that explains them better than standing alone by the
-same odds. Clients that fit none are grouped in the next stage, in a core that also holds clients of the groups found so
-far. After :data:`STAGES` stages the clients that are left stand alone. The core follows from the ids alone.
+Up to :data:`ALL_PAIRS` clients, :func:`fedlease.core.merging.merge` decides from all pairs; its memory grows with the
+square of their number, and its time faster. With more clients, it groups a core of :data:`CORE` clients. Every other
+client joins the group of the core that fits its halves best, if that explains them better than being alone by the same
+odds. Clients that fit no group are grouped in the next stage, in a core that also has clients of the groups found so
+far. Clients without a group after :data:`STAGES` stages stay alone. The order in which clients enter a core depends
+only on their ids.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,28 +33,28 @@ ALL_PAIRS = 256
 """Most clients that are compared in all pairs."""
 
 CORE = 128
-"""Clients of a core. A group of one client in a hundred has a member in it with a probability of .7."""
+"""Clients of a core. It has a member of a group that makes up 1 % of all clients with a probability of 0.7."""
 
 KNOWN = 48
-"""Clients of a core that are taken from the groups found before."""
+"""Most clients of a core that come from groups found before."""
 
 STAGES = 8
-"""Most cores, one after another."""
+"""Most stages, each with its core."""
 
 BATCH = 512
 """Clients that are compared with a core at a time."""
 
 TRIED = 2
-"""Groups, those with the highest mean similarity, that a client is fitted to."""
+"""Number of groups, those with the highest mean similarity, to which a client is fitted."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """How similar the halves of some clients are to each other, and to those of a core; before any correction.
+    """Uncorrected similarities between the halves of n clients, and between them and the C clients of a core.
 
     Attributes:
-        own: (n,), and its error, as of :class:`fedlease.core.reliability.Agreement`.
-        cross: with the core, (n, C), and its error.
+        own, own_error: (n,), as in :class:`fedlease.core.reliability.Agreement`.
+        cross, cross_error: with the core, (n, C).
     """
 
     own: Floats
@@ -73,14 +74,11 @@ class _Found:
 
 
 def group(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Merged:
-    """Groups clients by the similarity of what halves of their rows have learnt.
+    """Groups clients by the similarity of what the halves of their rows have learnt.
 
     Args:
         uploads: client -> A and B of its halves, numbered as experts 0 and 1; at least one client.
-        signal: what is compared, as for :func:`fedlease.core.reliability.agreement`.
-
-    Returns:
-        The groups; similarities of all pairs are None where not all were compared.
+        signal: the matrices that are compared, as for :func:`fedlease.core.reliability.agreement`.
 
     Raises:
         ValueError: as :func:`fedlease.core.reliability.agreement`.
@@ -120,7 +118,7 @@ def group(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Merged:
 
 
 def _representatives(found: Mapping[ClientId, _Found]) -> list[ClientId]:
-    """The most reliable clients of the groups found so far, as evenly spread over the largest groups as can be."""
+    """The most reliable clients of the groups found so far, in turns over the groups, the largest groups first."""
     groups: dict[int, list[ClientId]] = {}
     for client in sorted(found, key=lambda client: (-found[client].reliability, client)):
         if found[client].group >= 0:
@@ -140,7 +138,7 @@ def _group_core(
     known: Sequence[ClientId],
     found: dict[ClientId, _Found],
 ) -> tuple[Fit, Labels]:
-    """Groups a core; known clients keep their group, and a cluster takes the group of most known clients in it."""
+    """Groups a core. Known clients keep their group; each new group takes the label of most known clients in it."""
     common = agreement({client: uploads[client] for client in core}, signal)
     merged = merge(common)
     members: dict[int, list[ClientId]] = {}
@@ -159,14 +157,14 @@ def _group_core(
 
 
 def joined(beside: Beside, fitted: Fit, labels: Labels) -> list[_Found]:
-    """The group of each client: the one that explains it best, or -1 for none."""
+    """The group of each client that explains its similarities best, or -1 for none."""
     ids = np.unique(labels)
     member = (labels[:, None] == ids).astype(float)  # (C, G)
     similar = likeness(beside.cross, fitted.s, member)  # (n, G)
     tried = ids[np.argsort(-similar, axis=1, kind="stable")[:, :TRIED]]  # (n, at most TRIED)
     nobody = np.full(len(tried), -1)
     misfits, roots = zip(*(_misfit(beside, fitted, labels == to[:, None]) for to in (nobody, *tried.T)), strict=True)
-    costs = np.array(misfits) - ENOUGH * (np.arange(len(misfits)) == 0)[:, None]  # one group more is worth as much
+    costs = np.array(misfits) - ENOUGH * (np.arange(len(misfits)) == 0)[:, None]  # as for a further group in merge
     best = costs.argmin(0)
     learnt = has_learnt(beside.own, beside.own_error)
     made = []
@@ -194,7 +192,7 @@ def _misfit(beside: Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Float
     for _ in range(STEPS):
         counts, most = precisions(cross, np.outer(s, core), variance, same, common)
         s = nearer(s, core, counts, most, cross, beside.own, own_precision)
-    # With next to no s a client would suit every group, as it would none.
+    # With s near 0, a client would fit every group as well as none.
     between = misfits(cross, np.outer(np.maximum(s, POSSIBLE), core), variance, same, common).sum(1) / 2
     return between + own_precision * np.square(beside.own - np.square(s)) / 2, s
 
@@ -202,7 +200,7 @@ def _misfit(beside: Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Float
 def _beside(
     uploads: Mapping[ClientId, Tensors], signal: Signal, clients: Sequence[ClientId], core: Sequence[ClientId]
 ) -> Beside:
-    """The agreement of clients with a core, see :func:`fedlease.core.reliability.agreement`."""
+    """Similarities of clients with a core, see :func:`fedlease.core.reliability.agreement`."""
     cross, own = [], []
     sides = zip(by_module(uploads, signal, clients), by_module(uploads, signal, core), strict=True)
     for (b, a), (b_core, a_core) in sides:
@@ -215,9 +213,9 @@ def _beside(
 def by_module(
     uploads: Mapping[ClientId, Tensors], signal: Signal, clients: Sequence[ClientId]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per module, in sorted order, B (2 n, out, r) and A (2 n, r, in), float64, of the halves of clients.
+    """Yields B (2 n, out, r) and A (2 n, r, in), float64, of the halves of n clients, for every module, sorted.
 
-    Where one of them alone is compared, it stands as (2 n, values, 1) beside ones.
+    Where only A or only B is compared, it is yielded as B of the shape (2 n, values, 1), with an A of ones.
     """
     halves = [half_of(uploads[client], half) for client in clients for half in (0, 1)]
     b, a = ([kind(tensors) for tensors in halves] for kind in (b_matrices, a_matrices))

@@ -15,9 +15,13 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
 def name_of(value: object, typed: bool) -> str | None:
-    """A label or client as text: 1, 1.0 and (in CSV) "1.0" are all "1"; None when it is no name.
+    """A label or client as text, or None for a value that cannot be a name.
 
-    True is "true", and so is what CSV writes for it: True, TRUE or true.
+    1, 1.0 and, in CSV, "1.0" become "1". True and, in CSV, "True", "TRUE" and "true" become "true".
+
+    Args:
+        value: read from a file or a setting.
+        typed: whether the format tells text from numbers, as JSON does and CSV does not.
     """
     if isinstance(value, bool):
         return str(value).lower()
@@ -38,5 +42,5 @@ def name_of(value: object, typed: bool) -> str | None:
 
 
 def encodable(value: str) -> bool:
-    """Whether a text can be written: JSON can hold halves of characters (lone surrogates), UTF-8 cannot."""
+    """Whether a text can be encoded as UTF-8: JSON can hold lone surrogates (halves of characters), UTF-8 cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in value)

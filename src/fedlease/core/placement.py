@@ -1,4 +1,4 @@
-"""Placement of a client that comes after the allocation: with the expert whose warm-ups its own is nearest to."""
+"""Placement of a client that comes after the allocation: with the expert whose warm-ups are nearest to its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,16 @@ __all__ = ["Centroids", "Placement", "centroids", "place"]
 @serialisable
 @dataclass(frozen=True)
 class Centroids:
-    """Means of warm-ups by which late clients are placed; an expert's current B would not do, as its A has drifted.
+    """Mean warm-ups of the clusters, by which late clients are placed.
+
+    The current B of an expert cannot serve, because its A no longer is the one that warm-ups start from.
 
     Attributes:
         modules: sorted.
-        units: (M, D) float64, mean over a cluster of the clients' unit rows.
+        units: (M, D) float64, mean over a cluster of its clients' unit rows.
         zeros: (M, |L|) float64, share of a cluster's clients whose B of a module is all zero.
-        reach: per expert, the largest leave-one-out distance of a member to the rest; NaN for a singleton.
-        columns: of every B, so many at the beginning are compared; None: all.
+        reach: per expert, the largest mean distance of a member to the other members; NaN for a single client.
+        columns: number of leading columns of every B that are compared; None: all.
     """
 
     modules: tuple[str, ...]
@@ -36,11 +38,11 @@ class Centroids:
     columns: int | None = None
 
     def place(self, tensors: Tensors) -> "Placement":
-        """Places a client by the B of its warm-up, which may be in the parts of halves; see :func:`place`."""
+        """Places a client by the A and B of its warm-up, which may be on two halves; see :func:`place`."""
         return place(b_matrices(whole(tensors)), self)
 
     def chosen(self, experts: Sequence[int]) -> "Centroids":
-        """Those of some experts, in the given order, which numbers them anew."""
+        """The centroids of some experts, renumbered in the given order."""
         rows = list(experts)
         reach = tuple(self.reach[expert] for expert in rows)
         return Centroids(self.modules, self.units[rows], self.zeros[rows], reach, self.columns)
@@ -54,13 +56,13 @@ class Placement:
         expert: the nearest.
         distances: to every expert, in [0, 2].
         margin: second smallest minus smallest distance; infinite for M = 1.
-        unlike: farther from the nearest expert than any of that expert's own members is from the rest (for a
-            singleton: than any member of any cluster); False where nothing can be compared. On the corrected scale:
-            another task than every expert's, or none that is known.
-        similarities: corrected, to every expert: 1 for its task, 0 for an unrelated one, None where unknown; distances
-            are 1 less these. () where B alone was compared.
-        errors: their standard errors.
-        reliability: how much of its warm-up is its task; 0 where its rows were too few to tell.
+        unlike: whether the client is farther from the nearest expert than any of its members is from the other members
+            (or, if it has one member, than any member of any cluster); False where no cluster has two. With corrected
+            similarities: whether the client has another task than every expert, or an unknown one.
+        similarities: corrected, with every expert: 1 for the same task, 0 for an unrelated one, None where unknown;
+            distances are then 1 minus these. () where only B was compared.
+        errors: standard errors of ``similarities``.
+        reliability: share of the client's task in its warm-up; 0 where it had too few rows to tell.
         learnt: whether it has learnt enough to be compared.
     """
 
@@ -84,19 +86,19 @@ class Placement:
 
     @property
     def likeness(self) -> str:
-        """Describes its corrected similarity to the expert."""
+        """The corrected similarity with the expert, in words."""
         similarity, error = self.similarities[self.expert], self.errors[self.expert]
         if similarity is None or error is None:
             return "unknown"
-        # Two errors tell 1, the same task, from 0, an unrelated one.
+        # A similarity above two standard errors is not that of an unrelated task, 0.
         kind = "another task" if self.unlike else "same task" if 2 * error < similarity else "most likely the same task"
         return f"{kind}: {similarity:.2f} ± {error:.2f}"
 
     @property
     def why_out(self) -> str:
-        """Why a client that is unlike every expert is not placed."""
+        """The reason why a client that is unlike every expert is not placed."""
         if self.learnt:
-            return f"it is unlike every expert, nearest is {self}"
+            return f"it is unlike every expert; the nearest is {self}"
         return f"it has not learnt enough to tell who has its task (reliability {self.reliability:.2f})"
 
 
@@ -106,7 +108,7 @@ def centroids(b: Matrices, assignment: Mapping[ClientId, int], columns: int | No
     Args:
         b: client -> module -> B of its warm-up, (out, r).
         assignment: client -> expert in 0 .. M - 1, of at least these clients.
-        columns: of every B, so many at the beginning are compared, the smallest rank of a client; None: all.
+        columns: number of leading columns of every B that are compared, the smallest rank of a client; None: all.
     """
     b = {client: _first(own, columns) for client, own in b.items()}
     row = {client: number for number, client in enumerate(sorted(b))}

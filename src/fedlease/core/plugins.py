@@ -1,4 +1,4 @@
-"""Rows that installed packages add to a table, found by entry points and imported when they are asked for."""
+"""Table rows that installed packages add through entry points; each is imported when it is needed."""
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -25,11 +25,11 @@ def row_of(table: Mapping[str, T], group: str, name: str) -> T:
 
 
 def with_installed(table: Mapping[str, T], group: str) -> dict[str, T]:
-    """A table with the rows of installed packages; those that cannot be used are left out, see :func:`plugin_faults`.
+    """A table with the usable rows of installed packages; :func:`plugin_faults` tells of the others.
 
     Args:
         table: name -> row.
-        group: entry point group; an entry has the name of a row and leads to it.
+        group: entry point group; each entry has the name of a row and refers to the row.
     """
     rows = dict(table)
     for name in sorted(added_names(group) - table.keys()):
@@ -39,7 +39,7 @@ def with_installed(table: Mapping[str, T], group: str) -> dict[str, T]:
 
 
 def plugin_faults(taken: Collection[str], group: str, kind: type[Any]) -> dict[str, str]:
-    """Name -> why what a package gives under it cannot be used, of every name for which that is so."""
+    """Name -> reason, for every row of an installed package that cannot be used."""
     found = {}
     for name in sorted(added_names(group)):
         try:
@@ -50,22 +50,22 @@ def plugin_faults(taken: Collection[str], group: str, kind: type[Any]) -> dict[s
 
 
 def added_names(group: str) -> set[str]:
-    """The names that installed packages give in a group; nothing is imported, and one may not be usable."""
+    """The names that installed packages add to a group; nothing is imported, so a name may turn out unusable."""
     return {entry.name for entry in _entries(group)}
 
 
 def added(taken: Collection[str], group: str, name: str, kind: type[T]) -> T | None:
-    """Imports the row that a package adds under a name; None if no package gives the name.
+    """Imports the row that a package adds under a name; None if no package adds the name.
 
     Args:
-        taken: names that no package may give.
+        taken: names that no package may add.
         group: entry point group.
         name: of the row.
-        kind: its type.
+        kind: type of a row.
 
     Raises:
-        ConfigError: the name is taken, two packages give it, its package cannot be imported, or it leads to something
-            else than a row.
+        ConfigError: the name is taken, two packages add it, its package cannot be imported, or it refers to something
+            other than a row.
     """
     entries = [entry for entry in _entries(group) if entry.name == name]
     if not entries:
@@ -83,7 +83,7 @@ def added(taken: Collection[str], group: str, name: str, kind: type[T]) -> T | N
 
 
 def package_versions(used: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """Package -> version, of those that add something that is used.
+    """Package -> version, for every package that adds something that is used.
 
     Args:
         used: entry point group -> names.
@@ -99,6 +99,6 @@ def _fault(entry: EntryPoint, what: str) -> ConfigError:
 
 @cache
 def _entries(group: str) -> tuple[EntryPoint, ...]:
-    """Every entry of a group once, even if its package is found in two places of the path."""
+    """Every entry of a group once, even if its package is found in two places on the path."""
     found = {(entry.name, entry.value, entry.dist and entry.dist.name): entry for entry in entry_points(group=group)}
     return tuple(found.values())

@@ -13,7 +13,7 @@ class Ranks:
     """Ranks of the clients' adapters.
 
     Attributes:
-        default: of clients that are not named, at least 1.
+        default: rank of every client that is not named, at least 1.
         named: client -> rank.
     """
 

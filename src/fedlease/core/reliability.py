@@ -1,9 +1,9 @@
-"""How much of a warm-up is the client's task: what the halves of its rows have added alike, and those of others.
+"""Reliability of warm-ups: the share of a client's B that is its task rather than noise.
 
-B of a client is the signal of its task and the noise of its few rows. So the cosine of two clients of one task is not 1
-but the share of signal in both, their reliability, and raw distances compare how well tasks are learnt. A client that
-tells what each half of its rows has added to B shows its reliability, and Spearman's correction for attenuation divides
-by it.
+B is the signal of the client's task plus the noise of its few rows. The cosine of two clients of one task is therefore
+not 1 but the share of signal in both, and raw distances mostly tell how well tasks were learnt. A client that uploads
+what each half of its rows has added to B shows this share, its reliability, by which Spearman's correction for
+attenuation divides.
 
 Spearman: The Proof and Measurement of Association between Two Things. American Journal of Psychology 15, 1904.
 """
@@ -34,36 +34,36 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 LEARNT = 0.1
-"""A client whose halves show less reliability, or less than its error, has not learnt its task by itself yet."""
+"""Reliability below which, or below its own error, a client has not learnt its task yet."""
 
 COURSE = 1.5
-"""Halves of one client also share A and the course of the training, and so have more in common than the client's task:
-its reliability is about this power of it. So it is with the 84 clients of eight federations, of tasks as well as badly
-learnt (docs/findings); groups are the same for powers from 1.5 to 2."""
+"""Power of the cosine between a client's halves that is its reliability. The halves also share A and the course of the
+training, so that their cosine is too large. Measured on 84 clients of eight federations, with tasks learnt well and
+badly (docs/findings); groups are the same for powers from 1.5 to 2."""
 
 WIDEN = 1.7
-"""Modules are not independent: the jackknife over them gives errors that are too small by about this factor."""
+"""Factor on the jackknife's errors, which are too small because modules are not independent."""
 
 LEAST_ERROR = 0.01
-"""No mean of cosines is taken to be known better."""
+"""Smallest error of a mean of cosines."""
 
 ROUGH = 0.1
-"""Clients of one task are alike to about a tenth: the relative error of a cosine that no jackknife sees."""
+"""Relative error of a cosine between clients that the jackknife does not see: clients of one task differ so much."""
 
 DEPENDENT = 0.08
-"""The error of a client's own reliability that no jackknife sees; of two clients there is none."""
+"""Error of a client's own reliability that the jackknife does not see."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Raw similarities of halves; rows and columns are in the order of ``clients``.
+    """Raw similarities between halves of clients; rows and columns are in the order of ``clients``.
 
     Attributes:
         clients: sorted.
-        own: each client's reliability by its own halves, (N,) float64.
-        own_error: its standard error, (N,).
+        own: each client's reliability, by its own halves, (N,) float64.
+        own_error: standard error of ``own``, (N,).
         cross: mean over modules and halves of the cosine between two clients, (N, N), 0 on the diagonal.
-        cross_error: its standard error, (N, N).
+        cross_error: standard error of ``cross``, (N, N).
     """
 
     clients: list[ClientId]
@@ -74,31 +74,31 @@ class Agreement:
 
     @property
     def learnt(self) -> list[bool]:
-        """Whether each client's own halves show that it has learnt: above :data:`LEARNT`, and beyond its error."""
+        """Whether each client has learnt its task, see :func:`has_learnt`."""
         flags: list[bool] = has_learnt(self.own, self.own_error).tolist()
         return flags
 
 
 def agreement(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Agreement:
-    """Similarities of clients that tell what each half of their rows has added to B.
+    """Similarities of clients that upload what each half of their rows has added to B.
 
     With u_ih^l the direction of client i's half h in module l:
 
         own_i    = max(0, mean over l of u_i0^l . u_i1^l) ^ COURSE
         cross_ij = mean over l, h, h' of u_ih^l . u_jh'^l
 
-    Errors are those of the jackknife, which leaves out one module after another, times :data:`WIDEN`; with those of
-    :data:`ROUGH` and :data:`DEPENDENT` in quadrature.
+    Errors are those of the jackknife over modules times :data:`WIDEN`, combined in quadrature with :data:`ROUGH` for
+    pairs and :data:`DEPENDENT` for single clients.
 
     Args:
-        uploads: client -> A, and B in the parts of its halves, numbered as experts 0 and 1.
-        signal: what is compared: ``B``, or the products ``BA``, which keep unlike tasks farther apart; of A both halves
-            have the same, which tells nothing.
+        uploads: client -> A and B of its halves, numbered as experts 0 and 1.
+        signal: the matrices that are compared: ``B``, or the products ``BA``, which keep unlike tasks farther apart.
+            With ``A``, which both halves share, ``own`` says nothing.
 
     Raises:
         ValueError: no clients, or modules, shapes or values that :func:`fedlease.core.distances.distances` refuses.
     """
-    # Sorted as 0, 1 of the first client, 0, 1 of the second, and so on.
+    # These names sort as halves 0 and 1 of the first client, then of the second, and so on.
     halves = {
         f"{place:06d}/{half}": half_of(uploads[client], half)
         for place, client in enumerate(sorted(uploads))
@@ -126,7 +126,7 @@ def from_cosines(clients: list[ClientId], modules: Iterable[Tensor]) -> Agreemen
 
 
 def of_one_client(modules: Sequence[Tensor]) -> tuple[Floats, Floats]:
-    """Reliability and standard error by cosines between the halves of one client, one tensor per module."""
+    """Reliability and its standard error, from the cosines between each client's halves, one (N,) per module."""
     values = torch.stack(list(modules)).numpy()
     alike = np.maximum(values.mean(0), 0)
     slope = COURSE * alike ** (COURSE - 1)
@@ -134,20 +134,20 @@ def of_one_client(modules: Sequence[Tensor]) -> tuple[Floats, Floats]:
 
 
 def between_clients(modules: Sequence[Tensor]) -> tuple[Floats, Floats]:
-    """Mean and standard error of cosines between halves of clients, one tensor per module."""
+    """Mean and standard error of the cosines between clients, one tensor per module."""
     values = torch.stack(list(modules)).numpy()
     mean = values.mean(0)
     return mean, np.hypot(np.maximum(jackknife(values), LEAST_ERROR), ROUGH * np.abs(mean))
 
 
 def has_learnt(own: Floats, error: Floats) -> NDArray[np.bool_]:
-    """Whether what a client's halves have in common shows that it has learnt its task."""
+    """Whether clients have learnt their task: their reliability is above :data:`LEARNT` and above its error."""
     flags: NDArray[np.bool_] = (own > LEARNT) & (own > error)
     return flags
 
 
 def jackknife(modules: Floats) -> Floats:
-    """The standard error of the mean over the first dimension, widened; 0 for a single module, which tells nothing."""
+    """The standard error of the mean over the first dimension, times :data:`WIDEN`; 0 for a single module."""
     count = len(modules)
     left_out = (modules.sum(0) - modules) / (count - 1) if count > 1 else modules
     error: Floats = WIDEN * np.sqrt((count - 1) / count * np.square(left_out - left_out.mean(0)).sum(0))

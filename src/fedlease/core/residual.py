@@ -1,9 +1,9 @@
-"""An addition to every client's frozen weights: a low-rank update, on top of which an adapter is trained.
+"""Residuals: a low-rank update of the frozen weights that all clients share, on top of which an adapter is trained.
 
-The update of a module is b a with a (k, in) and b (out, k), scaled by alpha / r as the adapter is. In a model it stands
-beside the adapter as frozen experts of its rank, k / r of them, all of which count in full (the mixer ``sum``): nothing
-is written into the weights of the base, which may be packed, and what is exported is one adapter of rank k + r. Clients
-keep these experts: what is added later comes after them, so that it alone is new.
+The update of a module is b a with a (k, in) and b (out, k), scaled by alpha / r like the adapter. A model holds it as
+k / r frozen experts of rank r with weight 1 (the mixer ``sum``) beside the adapter. The weights of the base, which may
+be quantised, are not changed, and an export is one adapter of rank k + r. Clients keep these experts; later updates are
+appended, so that only new ones are sent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,7 @@ Residual = Mapping[str, Tensor]
 """``<module>/A/0`` (k, in) and ``<module>/B/0`` (out, k) in float32; {} adds nothing."""
 
 _EXPERTS: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""b -> rank and number of experts -> its a, and both as such experts: all clients share one copy. It lives as long as b
-does."""
+"""b -> (rank, number of experts) -> its a and the experts, so that all clients share one copy, as long as b lives."""
 
 
 def stacked(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -50,7 +49,7 @@ def stacked(states: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Te
 def lacking(states: Sequence[Tensors], weights: Sequence[float], mean: Tensors) -> dict[str, Tensor]:
     """The difference between the mean of products and the product of means: sum over i of w_i (B_i - B) (A_i - A).
 
-    The N deviations of B sum to zero, so that the last client's is the others' and the rank is (N - 1) r.
+    The weighted deviations of B sum to zero, which eliminates the last client's, so that the rank is (N - 1) r.
 
     Args:
         states: one mapping per client, A (r, in) and B (out, r) of a single adapter of one rank.
@@ -58,7 +57,7 @@ def lacking(states: Sequence[Tensors], weights: Sequence[float], mean: Tensors) 
         mean: A and B, the weighted means.
 
     Returns:
-        A ((N - 1) r, in) and B (out, (N - 1) r) in float64; of one client with no rows and no columns.
+        A ((N - 1) r, in) and B (out, (N - 1) r) in float64; both are empty for one client.
     """
     scaled = shares(states, weights)
     pair = {}
@@ -74,15 +73,15 @@ def lacking(states: Sequence[Tensors], weights: Sequence[float], mean: Tensors) 
 
 
 def parted(product: Mapping[str, Tensor], rank: int, energy: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A product as its best pair of a rank, and what it has beyond that as another.
+    """Splits a product into its best pair of a given rank and a second pair with the remaining directions.
 
     Args:
         product: A (k, in) and B (out, k) in float64, as of :func:`stacked`; k is at least ``rank``.
         rank: of the first pair, at most in and out; it is balanced, see :func:`fedlease.core.low_rank.truncate`.
-        energy: in (0, 1]; singular values, the largest first, count until their squares sum to this share of all.
+        energy: in (0, 1]; the largest singular values are kept until their squares sum to this share of all squares.
 
     Returns:
-        (rank, in) and (out, rank); and the directions that count after those, of which there may be none.
+        The first pair, (rank, in) and (out, rank); and the other kept directions, of which there may be none.
     """
     major, rest = {}, {}
     for name_a, name_b in _pairs(product):
@@ -96,18 +95,18 @@ def parted(product: Mapping[str, Tensor], rank: int, energy: float) -> tuple[dic
 
 
 def extended(residual: Residual, more: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The sum of two updates, side by side; where that has more than twice the rank that a matrix of (out, in) can
-    have, as the pair of the largest rank that there is, with nothing lost.
+    """The sum of two updates, as their concatenation.
 
-    Clients that keep the first need be sent the second alone, until the pair is written anew: at twice the rank that
-    is seldom, and what is sent then is at most what was spared since.
+    Where that has more than twice the rank that an (out, in) matrix can have, it is rewritten as a pair of full rank,
+    without loss. Until then, clients that keep the first update need only the second. With the limit at twice the rank,
+    rewriting is rare, and sending the rewritten pair costs at most what was saved since the last time.
 
     Args:
-        residual: so far.
-        more: as of :func:`stacked` or :func:`lacking`.
+        residual: before.
+        more: update to add, as of :func:`stacked` or :func:`lacking`.
 
     Returns:
-        In float32.
+        A and B in float32.
     """
     found = {}
     for name_a, name_b in _pairs(more):
@@ -125,8 +124,8 @@ def on_residual(model: ClientModel, residual: Residual) -> ClientModel:
     """A single adapter on top of a residual: expert 0 is the adapter, the frozen experts after it are the residual.
 
     Args:
-        model: a single adapter of rank r; it is given back as it is where there is no residual.
-        residual: of the same modules; it is cut into experts of rank r, the last filled up with zeros.
+        model: a single adapter of rank r; it is returned unchanged if there is no residual.
+        residual: of the same modules; it is cut into experts of rank r, of which the last is padded with zeros.
     """
     r = model.spec.r
     ranks = {len(residual[a]) for a, _ in _pairs(residual)}
@@ -143,13 +142,13 @@ def on_residual(model: ClientModel, residual: Residual) -> ClientModel:
 
 
 def _experts(a: Tensor, b: Tensor, r: int, count: int) -> list[tuple[Tensor, Tensor]]:
-    """The pair cut into experts of rank r, the last ones filled up with zeros."""
+    """Cuts the pair into experts of rank r and pads the last ones with zeros."""
     cuts = _EXPERTS.setdefault(b, {})
     known = cuts.get((r, count))
     if known is None or known[0] is not a:
         room = count * r - len(a)
         rows, columns = F.pad(a, (0, 0, 0, room)).split(r), F.pad(b, (0, room)).split(r, 1)
-        # Copies: experts that stay must not hold the memory of all that were ever cut with them.
+        # Views would keep the whole padded pair in memory as long as any of its experts is kept.
         cut = [(row.clone(), column.contiguous().clone()) for row, column in zip(rows, columns, strict=True)]
         known = cuts[r, count] = a, cut
     experts: list[tuple[Tensor, Tensor]] = known[1]

@@ -1,7 +1,7 @@
 """Adaptive top-M selection: 2M - 1 router logits -> the weight of each of the M experts (paper, phase 2).
 
-Slots 0 .. M - 1 all point to the client's own expert, slots M .. 2M - 2 to the others in ascending order. The M
-largest slots are kept, so the own expert always takes part and between 1 and M distinct experts are used.
+Slots 0 .. M - 1 all stand for the client's own expert, slots M .. 2M - 2 for the others in ascending order. The M
+slots with the largest logits are kept, so the own expert always takes part, and 1 to M distinct experts are used.
 """
 
 import torch
@@ -16,7 +16,7 @@ def num_slots(num_experts: int) -> int:
 
 
 def left_out(logits: Tensor, top_k: int) -> Tensor:
-    """All slots but the ``top_k`` largest; ties at the cut go to the lower slot, which favours the own expert.
+    """All slots but the ``top_k`` largest; of equal ones the lowest is kept, which favours the own expert.
 
     Args:
         logits: (..., slots).
@@ -25,7 +25,7 @@ def left_out(logits: Tensor, top_k: int) -> Tensor:
     Returns:
         (..., slots - top_k) ids.
     """
-    # Unlike ``topk``, a stable sort promises an order among equals.
+    # Unlike ``topk``, a stable sort guarantees the order of equal values.
     return logits.sort(dim=-1, descending=True, stable=True).indices.narrow(-1, top_k, logits.shape[-1] - top_k)
 
 
@@ -33,13 +33,13 @@ def expert_weights(logits: Tensor, own: int | Tensor, *, renormalise: bool = Tru
     """The weight of every expert, per token.
 
     Args:
-        logits: (..., 2M - 1), G x. They are routed in at least float32.
+        logits: G x, (..., 2M - 1); 16-bit logits are converted to float32.
         own: the own expert's id in 0 .. M - 1; or a LongTensor of ids that broadcasts against (...).
-        renormalise: scale the kept weights to sum 1; otherwise they are what the softmax over all slots gave.
-        top_k: slots kept, None keeps M. With fewer than M the own expert may be left out.
+        renormalise: whether the kept weights are scaled to sum 1; otherwise they are those of a softmax over all slots.
+        top_k: number of slots kept; None keeps M. With fewer than M, the own expert may be left out.
 
     Returns:
-        (..., M); column e is expert e. Zero where no slot of an expert was kept.
+        (..., M); column e is expert e, and is 0 where no slot of the expert was kept.
 
     Raises:
         ValueError: the number of slots is even, or ``own`` or ``top_k`` is out of range.

@@ -1,8 +1,8 @@
-"""Signs of false updates that have the right form: their length, their repetition, their direction.
+"""Rules that detect false updates of the right form by their length, repetition or direction.
 
-Every rule is one that honest training keeps by itself, so that a run without liars is the same with and without them.
-None of them makes a lie harmless that stays within the bounds: for that there are means that outvote few clients
-(:mod:`fedlease.core.medians`, :mod:`fedlease.core.trimmed_mean`).
+Honest training keeps every rule, so that they do not change a run without lying clients. A false update within the
+bounds passes; means that outvote a few clients protect from it (:mod:`fedlease.core.medians`,
+:mod:`fedlease.core.trimmed_mean`).
 """
 
 import math
@@ -17,22 +17,22 @@ from fedlease.core.types import ClientTask, ClientUpdate, TensorName, Tensors, s
 __all__ = ["SAME", "Bounds", "Change", "apart", "beyond_the_step", "change_of", "copied", "start_of"]
 
 SAME = 0.01
-"""Two updates are one where they differ by less than this share of what training changed."""
+"""Two updates count as copies if they differ by at most this share of the change that training made."""
 
 ROUNDED = 1 / 100
-"""Share of a tensor's largest value that rounding on the way may change, see :mod:`fedlease.privacy.bfloat16`."""
+"""Share of a tensor's largest value by which :mod:`fedlease.privacy.bfloat16` may change any of its values."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The rules, and what they need to know of the optimiser; by default there are none.
+    """The rules, and the settings of the optimiser that they need; by default there is no rule.
 
     Attributes:
-        norm: an update is at most so many times as long as the median of its cluster; None: no rule.
-        step: a value changes by at most so many learning rates in an optimiser step; None: no rule. AdamW with
-            beta_1 = .9 and beta_2 = .999 cannot do more than 7.3 (Cauchy and Schwarz, of its two moments).
-        copies: whether copies and replays are looked for.
-        against: what becomes of an update that points against the others of its cluster.
+        norm: largest length of an update, as a multiple of the median of its cluster; None: no rule.
+        step: largest change of a value in an optimiser step, in learning rates; None: no rule. AdamW with beta_1 = 0.9
+            and beta_2 = 0.999 cannot exceed 7.3 (by the Cauchy-Schwarz inequality for its two moments).
+        copies: whether copies and replays are searched for.
+        against: what happens to an update that points against the others of its cluster.
         lr: learning rate.
         weight_decay: of AdamW.
         batch_size: rows per step.
@@ -47,7 +47,7 @@ class Bounds:
     batch_size: int = 1
 
     def steps(self, task: ClientTask, rows: int) -> int:
-        """The optimiser steps that a task takes at most."""
+        """Largest number of optimiser steps of a task."""
         return sum(stage.epochs for stage in task.stages) * math.ceil(rows / self.batch_size)
 
 
@@ -57,9 +57,9 @@ class Change:
 
     Attributes:
         start: the uploaded tensors before training.
-        tensors: after it, with the names of ``start``.
-        steps: that the client had for it.
-        length: of the change over all tensors, Euclidean.
+        tensors: the same tensors after training.
+        steps: optimiser steps of the task.
+        length: Euclidean norm of the change over all tensors.
     """
 
     start: Tensors
@@ -68,7 +68,7 @@ class Change:
     length: float
 
     def of(self, name: str) -> Tensor:
-        """The change of one tensor, in float64; computed when it is asked for, so that no step is in memory twice."""
+        """The change of one tensor, in float64; it is not stored, to save memory."""
         return self.tensors[name].double() - self.start[name].double()
 
 
@@ -82,19 +82,19 @@ def start_of(task: ClientTask, choice: int | None) -> dict[str, Tensor]:
 
 
 def change_of(task: ClientTask, update: ClientUpdate, steps: int) -> Change:
-    """The change by an update that :func:`fedlease.core.aggregate.check_update` has passed."""
+    """The change made by an update that has passed :func:`fedlease.core.aggregate.check_update`."""
     start = start_of(task, update.choice)
-    tensors = {name: update.tensors[name] for name in start}  # without gradients
+    tensors = {name: update.tensors[name] for name in start}  # leaves out mean gradients
     return Change(start, tensors, steps, apart(tensors, start))
 
 
 def beyond_the_step(task: ClientTask, update: ClientUpdate, rows: int, bounds: Bounds) -> str:
-    """Why no optimiser of the settings can have made an update; empty where it can.
+    """The reason why the optimiser of the settings cannot have made an update; empty if it can.
 
-    A value w changes by at most n lr (c + weight decay x max |w|) in n steps, with c of ``bounds.step``.
+    In n steps, a value w changes by at most n lr (c + weight decay x max |w|), with c = ``bounds.step``.
     """
     if bounds.step is None or task.sketch is not None:
-        # Unit matrices do not tell how far they went, and the server scales sketches to one length.
+        # Sketches are of unit length and say nothing about the size of a change.
         return ""
     steps = bounds.steps(task, rows)
     for name, tensor in sorted(start_of(task, update.choice).items()):
@@ -112,9 +112,9 @@ def beyond_the_step(task: ClientTask, update: ClientUpdate, rows: int, bounds: B
 
 
 def copied(task: ClientTask, update: ClientUpdate) -> str:
-    """Why an update is no result of training but a copy of what was sent; empty where it is none.
+    """The reason why an update is a copy of something that the client was sent; empty if it is not.
 
-    An update that leaves everything as it was is no lie: rows may teach the uploaded tensors nothing.
+    An update without any change is allowed: rows may teach the uploaded tensors nothing.
     """
     start = start_of(task, update.choice)
     moved = apart(update.tensors, start)
@@ -127,12 +127,12 @@ def copied(task: ClientTask, update: ClientUpdate) -> str:
         halves = second_half({name: update.tensors[name] for name in start})
         own = {name: update.tensors[name] for name in halves}
         if halves and apart(own, halves) <= SAME * moved:
-            return "what the two halves of its rows have added is one and the same (bounds.copies)"
+            return "the two halves of its rows have added exactly the same (bounds.copies)"
     return ""
 
 
 def _others_sent(task: ClientTask, update: ClientUpdate) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Tensors that a client was sent besides those that it trained, under the names of its upload."""
+    """Yields the other experts and candidates that a client was sent, under the names of its upload."""
     model, own = task.model, task.model.spec.own
     experts = {name: TensorName.parse(name) for name in task.upload}
     for expert in range(model.spec.num_experts):
@@ -145,7 +145,7 @@ def _others_sent(task: ClientTask, update: ClientUpdate) -> Iterator[tuple[str, 
 
 
 def apart(one: Tensors, other: Tensors) -> float:
-    """The Euclidean distance of two states, over the names of the second."""
+    """The Euclidean distance between two states, over the names of the second."""
     return math.sqrt(
         sum(float((one[name].double() - tensor.double()).square().sum()) for name, tensor in other.items())
     )

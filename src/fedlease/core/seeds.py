@@ -1,4 +1,4 @@
-"""One root seed; every use derives its own generator, so results do not depend on the order of execution."""
+"""Random generators, each derived from the root seed for one purpose, so that no result depends on their order."""
 
 import hashlib
 from typing import TYPE_CHECKING
@@ -16,18 +16,18 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 
 def generator(seed: int, *purpose: str | int) -> "torch.Generator":
-    """A CPU generator of its own for one purpose."""
-    import torch  # here, so that rows can be read without it
+    """A new CPU generator for one purpose, seeded by :func:`derive`."""
+    import torch  # here, so that rows can be read without torch
 
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
 def seed_torch(seed: int, device: "torch.device") -> None:
-    """Seeds what torch draws from on a device where nothing else is named, such as for dropout."""
+    """Seeds torch's default generator of a device, which dropout draws from."""
     import torch
 
     if device.type == "cpu":
-        # torch.manual_seed formats the stack for every kind of accelerator that is not in use, at 3 ms a call.
+        # torch.manual_seed formats a stack trace for every kind of unused accelerator, which takes 3 ms.
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The register of serialisable classes, and hashes: the part of :mod:`fedlease.core.codec` that needs no torch."""
+"""The register of serialisable classes, and hashes: the parts of :mod:`fedlease.core.codec` that do not need torch."""
 
 import hashlib
 from typing import TypeVar
@@ -7,14 +7,14 @@ __all__ = ["CLASSES", "digest", "serialisable"]
 
 T = TypeVar("T")
 CLASSES: dict[str, type] = {}
-"""Name -> class, of all that were marked."""
+"""Name -> class, for every class marked with :func:`serialisable`."""
 
 
 def serialisable(cls: type[T]) -> type[T]:
-    """Class decorator: lets frozen dataclasses be written and read.
+    """Marks a frozen dataclass as one that :mod:`fedlease.core.codec` may write and read (class decorator).
 
     Raises:
-        TypeError: not a frozen dataclass, or another class of that name is registered.
+        TypeError: the class is not a frozen dataclass, or another class of that name is marked.
     """
     name = cls.__name__
     params = getattr(cls, "__dataclass_params__", None)

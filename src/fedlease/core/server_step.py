@@ -1,4 +1,4 @@
-"""The server's own optimiser: a step from what was sent towards the mean of what came back (FedOpt).
+"""The server's optimiser (FedOpt): a step from the model that was sent towards the mean of the updates.
 
 Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan: Adaptive Federated Optimization. ICLR 2021.
 https://arxiv.org/abs/2003.00295
@@ -21,11 +21,11 @@ __all__ = ["Moments", "ServerStep"]
 @serialisable
 @dataclass(frozen=True)
 class Moments:
-    """The server's moments of one tensor from earlier steps, in its shape and type.
+    """The server's moments of one tensor, with its shape and dtype.
 
     Attributes:
         first: m.
-        second: v; None under ``momentum``, which has none.
+        second: v; None under ``momentum``, which does not use it.
     """
 
     first: Tensor
@@ -37,12 +37,12 @@ class ServerStep:
     """With d = mean - old, the step is lr m under ``momentum`` and lr m / (sqrt(v) + tau) under the adaptive rules.
 
     m <- beta_1 m + d under ``momentum``, else beta_1 m + (1 - beta_1) d. v <- v + d^2 under ``adagrad``,
-    beta_2 v + (1 - beta_2) d^2 under ``adam``, v - (1 - beta_2) d^2 sign(v - d^2) under ``yogi``; v begins at tau^2,
-    and nothing is corrected for bias (Algorithm 2).
+    beta_2 v + (1 - beta_2) d^2 under ``adam``, and v - (1 - beta_2) d^2 sign(v - d^2) under ``yogi``. v starts at
+    tau^2, and there is no bias correction (Algorithm 2).
 
     Attributes:
-        rule: ``none`` steps onto the mean.
-        lr: learning rate, above 0. Under ``momentum`` with beta_1 = 0, 1 is plain averaging, to the bit.
+        rule: one of the rules above; ``none`` takes the mean.
+        lr: learning rate, above 0. Under ``momentum`` with beta_1 = 0, a value of 1 gives the mean, bit for bit.
         momentum: beta_1 in [0, 1).
         beta2: beta_2 in [0, 1), of ``adam`` and ``yogi``.
         tau: adaptivity of the adaptive rules, above 0; far above sqrt(v) the step is lr m / tau.
@@ -55,12 +55,12 @@ class ServerStep:
     tau: float = 1e-3
 
     def __call__(self, old: Tensor, mean: Tensor, before: Moments | None) -> tuple[Tensor, Moments | None]:
-        """The value that is broadcast instead of the mean, and the new moments; computed in float64.
+        """The value to send instead of the mean, and the new moments, computed in float64.
 
         Args:
-            old: what was sent.
-            mean: of what came back; of the same shape and type.
-            before: what was remembered; None at the first step.
+            old: tensor that was sent.
+            mean: mean of the updates, of the same shape and dtype.
+            before: moments of the last step; None at the first.
         """
         if self.rule == "none":
             return mean, None
@@ -68,7 +68,7 @@ class ServerStep:
         m = torch.zeros_like(d) if before is None else before.first.double()
         if self.rule == "momentum":
             carried = self.momentum * m
-            # Beginning at the mean, not at what was sent: with lr 1 and nothing carried it is the mean itself.
+            # Written relative to the mean, so that lr = 1 without momentum gives exactly the mean.
             new = mean.double() + (self.lr - 1) * d + self.lr * carried
             return new.to(mean.dtype), Moments((carried + d).to(mean.dtype))
         known = None if before is None else before.second

@@ -1,7 +1,7 @@
-"""Sketches of warm-ups: few random sums of a unit B (or A, or B A), from which cosines can be told and little else.
+"""Sketches of warm-ups: a few random sums of a unit B (or A, or B A), which reveal cosines and little else.
 
-A sketch goes in the place of the matrix that it is of, as a B with one column, so that distances, silhouettes,
-centroids and corrected similarities are computed from it as from B itself.
+A sketch takes the place of the sketched matrix, as a B with one column, so that distances, silhouettes, centroids and
+corrected similarities are computed from it as from B itself.
 
 Charikar, Chen, Farach-Colton: Finding Frequent Items in Data Streams. ICALP 2002.
 """
@@ -21,22 +21,22 @@ from fedlease.core.tensor_names import TensorName, Tensors
 __all__ = ["Sketch", "is_sketch"]
 
 DRAWN = 2**20
-"""Values that are drawn at a time, so that a large product B A is never in memory whole."""
+"""Values that are drawn at a time, so that a large product B A is never wholly in memory."""
 
 
 @serialisable
 @dataclass(frozen=True)
 class Sketch:
-    """How clients sketch what they have learnt; all of one run do it alike.
+    """The rule by which all clients of a run sketch what they have learnt.
 
-    With u the flattened unit matrix of a module, every value of u is added, with a random sign, to one of k sums that
-    is drawn for it. The inner product of two sketches has that of the two u as its mean, and a deviation of at most
-    sqrt(2 / k); of unrelated u, and of the mean over L modules, it is 1 / sqrt(k L).
+    With u the flattened unit matrix of a module, every value of u is added with a random sign to one of k sums, drawn
+    at random. The inner product of two sketches has the inner product of the two u as its mean, and a standard
+    deviation of at most sqrt(2 / k). For unrelated u, the mean over L modules has a deviation of 1 / sqrt(k L).
 
     Attributes:
         numbers: k, sums per module.
-        signal: what is sketched: ``B``, ``A``, or the product ``BA``.
-        seed: of the draws; no secret.
+        signal: the matrix that is sketched: ``B``, ``A``, or the product ``BA``.
+        seed: of the draws; it is not secret.
     """
 
     numbers: int
@@ -44,13 +44,13 @@ class Sketch:
     seed: int
 
     def of(self, tensors: Tensors) -> dict[str, Tensor]:
-        """The sketches of an adapter, or of what two halves of a client's rows have added to it.
+        """The sketches of an adapter, or of both halves of a warm-up.
 
         Args:
             tensors: A and B, numbered as expert 0, and the second half's part of B as expert 1.
 
         Returns:
-            ``<module>/B/<expert>`` -> (k, 1) float32; all zero where the matrix is.
+            ``<module>/B/<expert>`` -> (k, 1) float32; all zero if the matrix is.
         """
         named = [(name, TensorName.parse(name)) for name in sorted(tensors)]
         return {
@@ -62,7 +62,7 @@ class Sketch:
         }
 
     def like(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """What is sent in the place of an A and B with these names: zeros, by name."""
+        """Zeros with the names and shapes of the sketches that replace tensors with these names."""
         kinds = {name: TensorName.parse(name).kind for name in sorted(names)}
         return {name: torch.zeros(self.numbers, 1) for name, kind in kinds.items() if kind == "B"}
 
@@ -76,7 +76,7 @@ class Sketch:
         for block in blocks:
             values = block.flatten()
             squares += float(values.square().sum())
-            # One draw gives both: the sum, and by its half the sign.
+            # One draw in 0 .. 2k - 1 gives the sum (modulo k) and the sign (lower or upper half).
             places = torch.randint(2 * self.numbers, values.shape, generator=drawn)
             signs = (places < self.numbers).double() * 2 - 1
             sums.index_add_(0, places % self.numbers, values * signs)
@@ -84,5 +84,5 @@ class Sketch:
 
 
 def is_sketch(tensors: Tensors) -> bool:
-    """Whether what a client has sent of its warm-up are sketches, beside which no A is."""
+    """Whether a client's tensors are sketches of its warm-up; sketches come without any A."""
     return bool(tensors) and not any(TensorName.parse(name).kind == "A" for name in tensors)

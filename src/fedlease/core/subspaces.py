@@ -1,4 +1,4 @@
-"""Clients by the subspaces that the columns of their B span: distances, clusters by the eigengap, who is nearest."""
+"""Clustering of clients by the subspaces that the columns of their B span, with K chosen by the eigengap."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,12 +16,12 @@ __all__ = ["grouped", "nearest", "smoothed", "subspace_distance"]
 
 
 def smoothed(before: Tensors | None, b: Tensors, share: float) -> dict[str, Tensor]:
-    """A client's B of length 1, with a share of what was before; again of length 1.
+    """The running mean of a client's unit B, scaled to length 1 again.
 
     Args:
-        before: module -> (out, r) of earlier rounds; None at the first.
-        b: module -> (out, r).
-        share: of the past, in [0, 1).
+        before: module -> running mean of earlier rounds, (out, r); None at the first.
+        b: module -> B of this round, (out, r).
+        share: weight of the earlier rounds, in [0, 1).
     """
     found = {}
     for module in sorted(b):
@@ -31,8 +31,9 @@ def smoothed(before: Tensors | None, b: Tensors, share: float) -> dict[str, Tens
 
 
 def subspace_distance(one: Tensors, other: Tensors) -> float:
-    """1 - ||U^T V||^2 / r, the mean over modules of r orthonormal columns U and V of each B: 0 for one subspace, 1 for
-    orthogonal ones. A B of lower rank has fewer columns.
+    """1 - ||U^T V||^2 / r, mean over modules, where U and V have orthonormal columns that span those of either B.
+
+    It is 0 for equal subspaces of dimension r and 1 for orthogonal ones. A B of a lower rank has fewer columns.
 
     Args:
         one: module -> B, (out, r).
@@ -45,8 +46,8 @@ def subspace_distance(one: Tensors, other: Tensors) -> float:
 def grouped(b: Mapping[ClientId, Tensors], most: int) -> Allocation:
     """Spectral clusters of clients by their subspaces.
 
-    Similarities are exp(-d^2 / (2 s^2)) with s the median distance. K is where the eigenvalues of the normalised
-    Laplacian have their largest gap, in 2 .. min(most, N - 1); fewer than three clients, and equal ones, are one
+    Similarities are exp(-d^2 / (2 s^2)) with s the median positive distance. K in 2 .. min(most, N - 1) is where the
+    eigenvalues of the normalised Laplacian have their largest gap. Fewer than three clients, or equal ones, are one
     cluster.
 
     Args:
@@ -68,11 +69,11 @@ def grouped(b: Mapping[ClientId, Tensors], most: int) -> Allocation:
 
 
 def nearest(b: Tensors, others: Mapping[ClientId, Tensors], assignment: Mapping[ClientId, int]) -> int:
-    """The cluster whose clients are nearest on average, the first of several.
+    """The cluster with the smallest mean distance to a client; the first of equally near ones.
 
     Args:
         b: module -> B of the client, (out, r).
-        others: client -> the same of clients that have a cluster, at least one.
+        others: client -> its B, for clients that have a cluster, at least one.
         assignment: client -> cluster.
     """
     found: dict[int, list[float]] = {}
@@ -82,7 +83,7 @@ def nearest(b: Tensors, others: Mapping[ClientId, Tensors], assignment: Mapping[
 
 
 def _distances(b: Sequence[Tensors]) -> Tensor:
-    """:func:`subspace_distance` of all pairs, (N, N) float64 with a zero diagonal; a distance below 1e-9 is 0."""
+    """:func:`subspace_distance` of all pairs, (N, N) float64 with a zero diagonal; distances below 1e-9 become 0."""
     d = torch.zeros(len(b), len(b), dtype=torch.float64)
     for module in b[0]:
         r = b[0][module].shape[1]

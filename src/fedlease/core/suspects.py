@@ -1,4 +1,4 @@
-"""Updates side by side: what an update repeats of earlier ones, and how it stands among those of other clients."""
+"""Comparison of updates with earlier ones, for replays, and with those of other clients, for length and direction."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,26 +17,26 @@ from fedlease.core.types import ClientId, TensorName, Tensors
 __all__ = ["Findings", "Seen", "compare", "replayed", "sample"]
 
 LEAST = 3
-"""Updates that a median needs, so that one cannot move it beyond the others."""
+"""Fewest updates for a median, so that one of them cannot move it beyond the others."""
 
 AGAINST = -0.25
-"""Cosine with the sum of others that agree below which a long warm-up points against them."""
+"""Cosine of a long warm-up with the sum of agreeing others below which it points against them."""
 
 AGREE = 0.1
-"""Mean cosine of the others with each other above which they have a direction. Around a common optimum honest changes
-add up to nothing, so that each points against the sum of all others."""
+"""Mean cosine between updates above which they agree. Around a common optimum, honest changes cancel out, and each
+points against the sum of all others; direction then says nothing."""
 
 HALFWAY = -0.5
-"""An update of a round points against its cluster when its cosine with the sum of the others is below so much of what
-it would be if the update agreed with them as they do with each other. An honest one is about at 1, its opposite at -1:
-cosines themselves are small where rows differ, and fall from round to round."""
+"""Relative cosine below which an update of a round points against its cluster: its cosine with the sum of the others,
+divided by the value expected if it agreed with them as they do with each other. Honest updates are near 1, reversed
+ones near -1. Plain cosines are small where rows differ, and fall from round to round."""
 
 LONG = 2.0
-"""How many times as long as the median a warm-up is, by itself and per step, before its direction tells anything. By
-direction alone 17 of 584 honest warm-ups would have been named: tasks may contradict each other."""
+"""Length of a warm-up, in medians, both in total and per step, above which its direction is judged. By direction alone,
+17 of 584 honest warm-ups would be named: tasks may contradict each other."""
 
 SAMPLED = 8
-"""Values of every tensor that are remembered of an upload, by which it is recognised when it comes again."""
+"""Values of every tensor of an upload that are remembered, to recognise the upload if it is sent again."""
 
 
 @serialisable
@@ -47,7 +47,7 @@ class Seen:
     Attributes:
         warmup: whether it was a warm-up.
         length: of its change.
-        steps: that the client had for it.
+        steps: optimiser steps of the task.
         sample: see :func:`sample`.
         turned: whether it was refused for its direction.
     """
@@ -64,8 +64,8 @@ class Findings:
     """Findings of a comparison of updates, one sentence each.
 
     Attributes:
-        refused: client -> why its update must not be used.
-        named: client -> what is odd about an update that is used.
+        refused: client -> the reason why its update must not be used.
+        named: client -> suspicious properties of an update that is used.
         turned: clients whose updates are refused for their direction.
     """
 
@@ -74,7 +74,7 @@ class Findings:
     turned: set[ClientId] = field(default_factory=set)
 
     def name(self, client: ClientId, what: str) -> None:
-        """Adds an oddity."""
+        """Adds a suspicious property of an update that is used."""
         self.named.setdefault(client, []).append(what)
 
     def against(self, client: ClientId, what: str, rule: Against) -> None:
@@ -87,19 +87,19 @@ class Findings:
 
 
 def sample(tensors: Tensors) -> Tensor:
-    """A few values of every tensor, in the order of their names: what is remembered of an upload."""
+    """A few values of every tensor of an upload, sorted by name, (at most tensors x SAMPLED,), to be remembered."""
     picked = [tensors[name].detach().flatten().float().cpu() for name in sorted(tensors)]
     return torch.cat([flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED] for flat in picked] or [torch.empty(0)])
 
 
 def replayed(client: ClientId, now: Tensor, start: Tensor, seen: Mapping[ClientId, Mapping[int, Seen]]) -> str:
-    """Why an upload is one that came before; empty where it is none.
+    """The reason why an upload repeats an earlier one; empty if it does not.
 
     Args:
-        client: who sent it.
-        now: its sample.
-        start: the sample of what it was trained from.
-        seen: client -> step -> what was used then.
+        client: that sent it.
+        now: sample of the upload.
+        start: sample of the tensors before training.
+        seen: client -> step -> record of the update that was used.
     """
     moved = float((now - start).norm())
     for other in sorted(seen):
@@ -122,22 +122,27 @@ def compare(
 ) -> Findings:
     """Compares the updates of one step.
 
-    An update is refused when it is longer than ``bounds.norm`` times the median of its cluster and that of all
-    clients, both by itself and per optimiser step: a client with many rows may go far, and one with few may go fast.
-    What its own steps make without a direction is never too long, lr sqrt(steps x values): of clients that have fitted
-    their few rows the median is next to nothing, and who still learns would be refused for it.
-    Who is not in this step counts with its last update. Fewer than three clients have no median that one of them could
-    not move. Who points against the others of its cluster, or sends what another sends, is named; before there are
-    clusters, whose warm-up is long besides; ``bounds.against`` may refuse both.
+    Length: an update is refused if it is longer than ``bounds.norm`` times the median of its cluster and the median of
+    all clients, both in total and per optimiser step, since a client with many rows may go far and one with few may go
+    fast. Clients without an update in this step count with their last one. Fewer than three clients are not compared,
+    as one of them could move the median. A random walk of the client's own steps, lr sqrt(steps x values), is never
+    too long: where most clients have fitted their few rows, the median is near 0, and a client that still learns must
+    not be refused.
+
+    Direction: an update that points against the others of its cluster is named, or refused by ``bounds.against``.
+    Before there are clusters, this holds only for warm-ups that are also long.
+
+    Copies: two clients that send the same are named.
 
     Args:
-        changes: client -> what its update changed, of all that are used so far.
-        clusters: the clients whose updates are averaged together, those of ``before`` too.
+        changes: client -> change by its update, for all updates that are used so far.
+        clusters: clients whose updates are averaged together, including those of ``before``.
         bounds: the rules.
-        before: client -> its last update of this kind, of those that are not in ``changes``.
-        warmups: of warm-ups, which are not expected to go one way, those of earlier steps; None of other updates.
-        watched: clients whose update of an earlier round was refused for its direction: theirs are used again once they
-            point the way of the others at all.
+        before: client -> its last update of this kind, for clients that are not in ``changes``.
+        warmups: client -> change by its warm-up in an earlier step; None if ``changes`` are not warm-ups, whose
+            directions need not agree.
+        watched: clients whose update of an earlier round was refused for its direction; their updates are used again
+            once they point in the direction of the others at all.
     """
     found = Findings()
     known: dict[ClientId, Change | Seen] = {**(before or {}), **changes}
@@ -166,7 +171,7 @@ def compare(
                 )
     for one, other in combinations(sorted(changes), 2) if bounds.copies else ():
         a, b = changes[one], changes[other]
-        # Lengths first: whole tensors are compared where they agree alone.
+        # Whole tensors are compared only where the lengths agree.
         alike = abs(a.length - b.length) <= SAME * a.length and _shapes(a) == _shapes(b)
         if alike and a.length and apart(a.tensors, {name: b.tensors[name] for name in b.start}) <= SAME * a.length:
             found.name(one, f"sent what client {other!r} sent")
@@ -189,7 +194,7 @@ def _too_long(own: Change, groups: Sequence[Sequence[Change | Seen]], most: floa
 def _against(
     members: Sequence[ClientId], changes: Mapping[ClientId, Change], watched: Collection[ClientId]
 ) -> Iterator[tuple[ClientId, float]]:
-    """Those whose direction is against the sum of the others' directions, where these agree with each other."""
+    """Yields clients whose update points against the sum of the others, if these agree, with the cosine."""
     cosines = _cosines(members, changes, {client: changes[client].length for client in members})
     count = len(cosines)
     for place, client in enumerate(members[:count]):
@@ -207,8 +212,10 @@ def _against(
 def _flipped(
     asked: Sequence[ClientId], changes: Mapping[ClientId, Change], known: Sequence[Change | Seen]
 ) -> Iterator[tuple[ClientId, float, int]]:
-    """Warm-ups that are long and go against others that agree: the client, how many times as long as the median, and
-    how many others. There must be more of them than of those, itself among them, that go its way, and at least two."""
+    """Yields clients whose long warm-up points against others that agree, with its length in medians and their number.
+
+    The opposed clients must be at least two, and more than the clients that point the same way, including itself.
+    """
     if len(known) < LEAST:
         return
     usual = median(change.length for change in known)
@@ -217,7 +224,7 @@ def _flipped(
     if not long:
         return
     members = [*asked, *(client for client in changes if client not in asked)]
-    # A has gone many ways by chance where B, which begins at 0, has gone one.
+    # Only B is compared: it starts at 0 and moves in one direction, while much of the change of A is random.
     b = [name for name in sorted(changes[members[0]].start) if TensorName.parse(name).kind == "B"]
     lengths = {c: math.sqrt(sum(float(changes[c].of(n).square().sum()) for n in b)) or 1.0 for c in members}
     cosines = _cosines(members, changes, lengths, b)
@@ -226,7 +233,7 @@ def _flipped(
         against, along = (torch.nonzero(side).flatten() for side in (row < -AGREE, row > AGREE))
         among = cosines[against][:, against]
         agreement = float(among.sum() - among.trace()) / max(1, len(against) * (len(against) - 1))
-        outnumbered = len(against) > max(1, len(along)) and agreement > AGREE  # the client itself goes its way
+        outnumbered = len(against) > max(1, len(along)) and agreement > AGREE  # ``along`` has the client itself
         if outnumbered and float(row[against].sum() / among.sum().sqrt()) < AGAINST:
             yield client, changes[client].length / usual, len(against)
 
@@ -237,7 +244,7 @@ def _cosines(
     lengths: Mapping[ClientId, float],
     names: Sequence[str] | None = None,
 ) -> Tensor:
-    """Cosines of all pairs over the tensors of some names, or all; (0, 0) where clients have different shapes."""
+    """Cosines of all pairs over the named tensors, or all tensors; (0, 0) if the clients' shapes differ."""
     first, count = changes[members[0]], len(members)
     if any(_shapes(changes[client]) != _shapes(first) for client in members):
         return torch.zeros(0, 0, dtype=torch.float64)

@@ -1,12 +1,12 @@
-"""The names of tensors, which do not depend on PEFT.
+"""Names of tensors, which do not depend on PEFT.
 
 <module path>/A/<expert>    LoRA A, (r, in)
 <module path>/B/<expert>    LoRA B, (out, r)
 <module path>/dA/<expert>   mean gradient of A over the batches of a task; likewise dB and dG
 <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax, (1,) for scalar;
-                            what stands between B and A: (r, r) for the mixer core, (M, 1 + r r) for heads,
+                            the core between B and A: (r, r) for the mixer core, (M, 1 + r r) for heads,
                             (r,) for diagonal and magnitude; differences to the frozen weights, (k,), for sparse
-head/<parameter path>       a parameter of the task head
+head/<parameter path>       parameter of the task head
 anchor/mean                 mean direction of a client's train rows, (hidden,), for the mixer instance
 """
 
@@ -24,7 +24,7 @@ HEAD = "head"
 ANCHOR = "anchor/mean"
 
 REMEMBERED = 512
-"""Characters of the longest name that is remembered: whoever sends names must not fill the memory with them."""
+"""Characters of the longest name whose parse is cached, so that a sender of long names cannot fill the memory."""
 
 
 class TensorName(NamedTuple):
@@ -32,9 +32,9 @@ class TensorName(NamedTuple):
 
     Attributes:
         module: dotted path of the adapted module, ``"head"``, or ``"anchor"``.
-        kind: ``"A"``, ``"B"``, ``"G"``, with a ``d`` before it of a gradient, the parameter path of a head, or
+        kind: ``"A"``, ``"B"`` or ``"G"``, each with a leading ``d`` for its gradient; the parameter path of a head; or
             ``"mean"``.
-        expert: expert id of an A or a B and of their gradients, else None.
+        expert: expert id of an A or B or of its gradient, else None.
     """
 
     module: str
@@ -46,12 +46,16 @@ class TensorName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "TensorName":
-        """Reads a name back; a ``ValueError`` where it has none of the forms."""
+        """Parses a name.
+
+        Raises:
+            ValueError: the name has none of the forms.
+        """
         return (_parsed if len(name) <= REMEMBERED else _parsed.__wrapped__)(name)
 
     @property
     def gradient(self) -> "TensorName":
-        """The name of this tensor's mean gradient."""
+        """Name of this tensor's mean gradient."""
         return self._replace(kind=f"d{self.kind}")
 
 
@@ -67,7 +71,7 @@ def _parsed(name: str) -> TensorName:
 
 
 def second_half(tensors: Tensors) -> dict[str, Tensor]:
-    """The B of a single adapter under the names that the second half of a client's rows has in an upload."""
+    """The B of a single adapter, renamed to the second half's part of B in an upload."""
     parsed = {TensorName.parse(name): tensor for name, tensor in tensors.items()}
     return {str(name._replace(expert=1)): tensor for name, tensor in parsed.items() if name[1:] == ("B", 0)}
 

@@ -1,4 +1,4 @@
-"""One tree over the clients, cut at another height in every layer: shared trunk, finer groups the deeper the layer."""
+"""One tree over the clients, cut at a lower height in deeper layers: a shared trunk, then ever finer groups."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedlease.core.allocate import distances
 from fedlease.core.choices import Linkage, TreeDistance
 from fedlease.core.clustering import best_k, cuts, silhouette
 from fedlease.core.codec import serialisable
+from fedlease.core.distances import distances
 from fedlease.core.types import ClientId
 
 __all__ = ["LayerCut", "cut_layers", "layer_distances", "layers_of"]
@@ -18,7 +18,7 @@ __all__ = ["LayerCut", "cut_layers", "layer_distances", "layers_of"]
 @serialisable
 @dataclass(frozen=True)
 class LayerCut:
-    """How the clients share one layer.
+    """The groups of clients that share one layer.
 
     Attributes:
         modules: adapted modules of the layer, sorted.
@@ -32,12 +32,12 @@ class LayerCut:
 
     @property
     def num_groups(self) -> int:
-        """c."""
+        """c, the number of groups."""
         return max(self.labels.values()) + 1
 
 
 def layers_of(modules: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Adapted modules by layer, from the input on: the first number in a module's path is its layer.
+    """Adapted modules by layer, starting at the input: the first number in a module's path is its layer.
 
     Modules without a number form one layer each, after all others.
     """
@@ -52,20 +52,20 @@ def layers_of(modules: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 def layer_distances(
     b: Mapping[ClientId, Mapping[str, Tensor]], layers: Sequence[Sequence[str]], distance: TreeDistance
 ) -> list[Tensor]:
-    """Per layer the mean over its modules of dist(B_i, B_j), (N, N) float64, clients sorted.
+    """For every layer, the mean over its modules of the distance between B_i and B_j, (N, N) float64, clients sorted.
 
     Args:
         b: client -> module -> B of its warm-up, (out, r).
         layers: modules of every layer.
-        distance: ``frobenius``: the norm of B_i - B_j; ``cosine``: 1 - cos(vec B_i, vec B_j).
+        distance: ``frobenius`` is the norm of B_i - B_j, ``cosine`` is 1 - cos(vec B_i, vec B_j).
 
     Raises:
-        ValueError: as :func:`fedlease.core.allocate.distances`.
+        ValueError: as :func:`fedlease.core.distances.distances`.
     """
     found = []
     for modules in layers:
         part = {client: {module: b[client][module] for module in modules} for client in b}
-        d = distances(part)[1]  # also checks what is given
+        d = distances(part)[1]  # also checks the arguments
         if distance == "frobenius":
             d = torch.zeros_like(d)
             for module in modules:
@@ -83,17 +83,17 @@ def cut_layers(
     linkage: Linkage = "average",
     distance: TreeDistance = "frobenius",
 ) -> tuple[LayerCut, ...]:
-    """Cuts the tree of the mean distance in every layer; no layer is cut coarser than the one before it.
+    """Cuts the tree of the mean distances for every layer; no layer has fewer groups than the one before it.
 
-    With c the number of groups of the layer before (1 at first), a layer considers c .. min(N, c + window) - 1 groups,
-    scores 1 by ``tau`` and others by the mean silhouette on the layer's own distances, and takes the best; a tie goes
-    to fewer groups. All cuts are of one tree, so groups only ever split on the way up.
+    With c the number of groups of the layer before (1 at first), a layer considers c .. min(N, c + window) - 1 groups.
+    The score of one group is ``tau``, and that of several is the mean silhouette on the layer's own distances. The best
+    score wins, the fewer groups on a tie. All cuts are of one tree, so from layer to layer groups can only split.
 
     Args:
         b: client -> module -> B of its warm-up, (out, r).
-        window: K, at least 1; 1 keeps everyone together.
-        tau: the score of one group, in [-1, 1]; 1 keeps everyone together in every layer.
-        linkage: how far two clusters of the tree are apart.
+        window: K, at least 1; with 1, all clients stay in one group.
+        tau: score of one group, in [-1, 1]; with 1, all clients stay in one group.
+        linkage: distance between two clusters of the tree.
         distance: between two B of one module.
 
     Raises:
@@ -114,7 +114,7 @@ def cut_layers(
         wanted = range(groups, max(min(len(clients), groups + window), groups + 1))
         labels = cuts(tree, wanted, linkage, "hierarchical")
         scores = {c: tau if c == 1 else silhouette(d, cut) for c, cut in labels.items()}
-        # The cut of the layer before is among them, whatever ties make impossible.
+        # The number of groups of the layer before has a cut, whichever others ties make impossible.
         groups = best_k(scores) or groups
         ids: dict[int, int] = {}
         numbered = {client: ids.setdefault(int(g), len(ids)) for client, g in zip(clients, labels[groups], strict=True)}

@@ -1,4 +1,4 @@
-"""A mean that a few clients cannot carry away: the largest and smallest values of every coordinate are left out.
+"""A mean that a few clients cannot control: the largest and smallest values of every coordinate are left out.
 
 Yin, Chen, Ramchandran, Bartlett: Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates. ICML 2018.
 https://arxiv.org/abs/1803.01498
@@ -18,16 +18,16 @@ __all__ = ["TrimmedMean"]
 
 @dataclass(frozen=True)
 class TrimmedMean:
-    """The coordinate-wise trimmed mean, of weighted clients.
+    """The coordinate-wise trimmed mean over weighted clients.
 
-    Weights are masses: in every coordinate the clients are ordered by their values, the share ``trim`` of the whole
-    mass is cut off at both ends, and the mean is taken of the mass that is left; a client at a cut counts with what is
-    left of its own. With equal weights and a whole number ``trim`` x N this is the paper's mean, without that many
-    largest and smallest values. Clients that together weigh no more than ``trim`` cannot move a coordinate beyond the
-    values of the others, and a client that announces more rows is not safer from being cut.
+    In every coordinate, clients are sorted by value, the share ``trim`` of the total weight is cut off at both ends,
+    and the mean is taken over the remaining weight; a client at a cut keeps a part of its weight. With equal weights
+    and a whole number ``trim`` x N, this is the paper's mean. Clients that together have at most the share ``trim`` of
+    the weight cannot move a coordinate beyond the values of the others. Announcing more rows does not protect a client
+    from being cut.
 
     Attributes:
-        trim: in [0, 1/2); 0 is the weighted mean, and near 1/2 it is the weighted median.
+        trim: in [0, 1/2); 0 gives the weighted mean, a value near 1/2 the weighted median.
     """
 
     trim: float = 0.1

@@ -1,4 +1,4 @@
-"""The words of the algorithm as frozen dataclasses: what methods and engines hand to each other.
+"""The terms of the algorithm as frozen dataclasses, which methods and transports pass to each other.
 
 Tensors are addressed by names that do not depend on PEFT, see :mod:`fedlease.core.tensor_names`.
 """
@@ -52,24 +52,23 @@ class AdapterSpec:
     Attributes:
         r: LoRA rank, at least 1.
         alpha: LoRA alpha; the update is scaled by alpha / r.
-        dropout: LoRA dropout in [0, 1), on the input of A; routing sees the input before it.
+        dropout: LoRA dropout in [0, 1), on the input of A; the router sees the input without dropout.
         target_modules: full dotted paths of the adapted modules, sorted.
         num_experts: M, at least 1.
         own: the client's own expert, in 0 .. M - 1.
-        mixer: how experts are combined: ``none`` (the only expert, M = 1), ``sum`` (all of them, weight 1 each),
-            ``core`` (the only one, B G A), ``heads`` (all of them, s B H A; each row of G is s and H, row by row),
-            ``magnitude`` (the only one, B diag(G) A), ``diagonal`` (the same with columns of B and rows of A scaled to
-            length 1), ``sparse`` (the only one, and beside it G as sparse differences to the frozen weights, see
-            ``core/sparse``), ``top_m`` (paper, adaptive top-M), ``softmax`` (all of them, weights softmax(G x)),
-            ``scalar`` (two, weights s and 1 - s for every token, with s = sigmoid(G)) or ``instance`` (two, one weight
-            per input text, see ``blend``).
+        mixer: how experts are combined. One expert: ``none``; ``core`` (B G A); ``magnitude`` (B diag(G) A);
+            ``diagonal`` (the same, with columns of B and rows of A scaled to length 1); ``sparse`` (B A plus sparse
+            differences G to the frozen weights, see ``core/sparse``). Any number: ``sum`` (weight 1 each); ``heads``
+            (s B H A, where each row of G is s followed by H, row by row); ``top_m`` (paper, adaptive top-M);
+            ``softmax`` (weights softmax(G x)). Two experts: ``scalar`` (weights s and 1 - s for every token, with
+            s = sigmoid(G)); ``instance`` (one weight per input text, see ``blend``).
         top_k: slots kept by ``top_m``; None keeps M.
-        renormalise: whether the kept weights are scaled to sum to 1.
-        blend: under ``instance`` expert 1 weighs blend x the similarity of the input to the client's train rows, in
-            training blend itself, and expert 0 the rest to 1.
-        anchors: train rows that this similarity is taken to.
-        density: under ``sparse`` the share of a module's weights that have a difference, in (0, 1].
-        places: seed that their positions are drawn from, below 2^62.
+        renormalise: whether the kept weights are scaled to sum 1.
+        blend: under ``instance``, the weight of expert 1 is ``blend`` times the similarity of the input to the client's
+            train rows, and ``blend`` in training; expert 0 has the rest to 1.
+        anchors: number of train rows that enter this similarity.
+        density: under ``sparse``, the share of a module's weights that have a difference, in (0, 1].
+        places: under ``sparse``, the seed of their positions, below 2^62.
     """
 
     r: int
@@ -88,7 +87,7 @@ class AdapterSpec:
 
     @property
     def routed(self) -> bool:
-        """Whether experts are weighed against each other, so that one alone is a model too."""
+        """Whether experts have weights relative to each other, so that each is also a model by itself."""
         return self.num_experts > 1 and self.mixer not in ("sum", "heads")
 
     def fingerprint(self) -> str:
@@ -97,7 +96,7 @@ class AdapterSpec:
 
 
 CLEARLY = 0.95
-"""A candidate is clearly better than the one that is a reference when its loss is below so much of that one's."""
+"""Share of the reference's loss below which a candidate is clearly better."""
 
 
 @lru_cache(2**10)
@@ -108,17 +107,18 @@ def _fingerprint(spec: AdapterSpec) -> str:
 @serialisable
 @dataclass(frozen=True)
 class ClientModel:
-    """An adapter with its values, as a client trains or is evaluated with it.
+    """An adapter with its values, which a client trains or scores.
 
     Attributes:
-        spec: its shape.
+        spec: shape of the adapter.
         tensors: every tensor of the adapter, and of the head where a head policy adds one.
-        candidates: alternatives to ``tensors``; the client takes the one with the lowest loss on its train rows.
-        reference: whether the first candidate stands for ``tensors``, which are kept unless another is clearly better
-            than it.
-        kept: names of tensors that a client keeps as it has received them from one request to the next, as the methods'
-            papers have it: one travels only to clients that do not have it as it is.
-        warmed: whether the client lays its own warm-up over it, of which the server has a sketch alone.
+        candidates: tensors that may replace those in ``tensors``; the client takes the candidate with the lowest loss
+            on its train rows.
+        reference: whether the first candidate only represents ``tensors``, which are kept unless another candidate is
+            clearly better than it.
+        kept: names of tensors that a client keeps unchanged between requests, as the methods' papers assume; they are
+            sent only to clients that do not have them yet.
+        warmed: whether the client replaces tensors by its own warm-up, of which the server has only a sketch.
     """
 
     spec: AdapterSpec
@@ -132,17 +132,22 @@ class ClientModel:
         """The index of the candidate that a client takes.
 
         Args:
-            losses: of every candidate, on the client's train rows.
+            losses: mean loss of every candidate on the client's train rows.
         """
         best = min(losses)
         return 0 if self.reference and best > CLEARLY * losses[0] else losses.index(best)
 
     def chosen(self, choice: int | None) -> Tensors:
-        """The tensors that a choice lays over ``tensors``."""
+        """The tensors that a choice replaces in ``tensors``; {} if it replaces none."""
         return {} if choice is None or (self.reference and not choice) else self.candidates[choice]
 
     def names(self, kinds: str, expert: int = 0) -> frozenset[str]:
-        """The names of some kinds of tensors (letters): A and B of one expert, and G, which belongs to all."""
+        """The names of tensors of some kinds.
+
+        Args:
+            kinds: letters among A, B and G.
+            expert: whose A and B; G belongs to all experts.
+        """
         wanted = {(kind, None if kind == "G" else expert) for kind in kinds}
         return frozenset(name for name in self.tensors if TensorName.parse(name)[1:] in wanted)
 
@@ -150,12 +155,12 @@ class ClientModel:
 @serialisable
 @dataclass(frozen=True)
 class Stage:
-    """One pass of local training with a fresh optimiser.
+    """A part of local training with an optimiser of its own.
 
     Attributes:
-        trainable: names of the tensors that learn.
+        trainable: names of the tensors that are trained.
         epochs: passes over the client's train rows, at least 1.
-        experts: combine just these experts, weight 1 each; None uses the mixer of the spec.
+        experts: experts that are combined with weight 1 each; None uses the mixer of the spec.
     """
 
     trainable: frozenset[str]
@@ -169,17 +174,20 @@ class ClientTask:
     """The task of one client in one round.
 
     Attributes:
-        phase: ``"warmup"`` (every client is asked once) or a name of the method's choice (clients are sampled).
-        round: 0 for warm-up, then 1, 2, ...
-        model: what the client starts from.
-        stages: trained one after another; none where what the client has kept of its warm-up goes back as it is.
-        upload: names that go back to the server. Trained and not uploaded means private, and so is an anchor.
-        halves: whether batches are of one half of the client's rows each, in turn, from the received model and its
-            initial head. B is uploaded in two parts, as experts 0 and 1: what either half has added to it.
-        term: what is added to the loss of every batch; the loss that is reported is without it.
-        gradients: whether the mean gradients of uploaded A, B and G over all batches go back, too: of the loss without
-            the term, before clipping. Under plain SGD without a term that is (w0 - w) / (steps x learning rate).
-        sketch: what goes back instead of the uploaded A and B, which then stay with the client; None: they do.
+        phase: ``"warmup"`` (every client is asked once) or a name that the method chooses (clients are sampled).
+        round: 0 for the warm-up, then 1, 2, ...
+        model: starting point of the client's training.
+        stages: run one after another; without any, the client uploads what it has kept of its warm-up.
+        upload: names of the tensors that are uploaded. Trained tensors that are not uploaded are private, and so is an
+            anchor.
+        halves: whether batches alternate between two halves of the client's rows, starting from the received model and
+            its initial head. The client then uploads what each half has added to B, as experts 0 and 1.
+        term: added to the loss of every batch, but not to the reported loss.
+        gradients: whether the mean gradients of uploaded A, B and G over all batches are uploaded too: of the loss
+            without the term, before clipping. Under plain SGD without a term they are
+            (w0 - w) / (steps x learning rate).
+        sketch: rule of the sketches that are uploaded instead of A and B, which stay with the client; None uploads A
+            and B.
     """
 
     phase: str
@@ -194,28 +202,28 @@ class ClientTask:
 
     @property
     def trainable(self) -> frozenset[str]:
-        """The names that any stage trains."""
+        """Names of the tensors that any stage trains."""
         return frozenset().union(*(stage.trainable for stage in self.stages))
 
     @property
     def withheld(self) -> frozenset[str]:
-        """Trained and never uploaded, a sketched warm-up apart, which a later task asks for."""
+        """Names of trained tensors that are never uploaded; a sketched warm-up may be, for a later task."""
         return self.trainable - self.upload
 
     @property
     def private(self) -> frozenset[str]:
-        """Trained and not uploaded, or sketched alone: these stay with the client."""
+        """Names of trained tensors that this task does not upload, or uploads only as sketches."""
         return self.withheld if self.sketch is None else self.trainable - head_names(self.upload)
 
     @property
     def gradient_names(self) -> dict[str, str]:
-        """Tensor whose mean gradient goes back -> the name of that; {} where none does."""
+        """Name of a tensor -> name of its mean gradient, for every gradient that is uploaded."""
         names = sorted(self.upload - head_names(self.upload)) if self.gradients else ()
         return {name: str(TensorName.parse(name).gradient) for name in names}
 
     @property
     def expected(self) -> dict[str, Tensor]:
-        """Name of every tensor that goes back -> one of the same shape and type."""
+        """Name of every tensor that is uploaded -> a tensor of the same shape and dtype."""
         like = {name: self.model.tensors[name] for name in sorted(self.upload)}
         if self.sketch is not None:
             like = {**{name: like[name] for name in sorted(head_names(like))}, **self.sketch.like(like)}
@@ -229,13 +237,13 @@ class ClientUpdate:
     """The update of one client.
 
     Attributes:
-        client: who.
-        phase: the task's phase.
-        round: the task's round.
-        num_examples: n_i, train rows of the client.
-        tensors: exactly what the task has as ``expected``.
+        client: id of the client.
+        phase: of the task.
+        round: of the task.
+        num_examples: n_i, number of the client's train rows.
+        tensors: with the names, shapes and dtypes of the task's ``expected``.
         choice: index of the chosen candidate, or None.
-        metrics: training figures, ``loss`` among them.
+        metrics: figures of the training, among them ``loss``.
     """
 
     client: ClientId
@@ -255,14 +263,16 @@ class Allocation:
     Attributes:
         num_experts: M.
         assignment: client -> expert in 0 .. M - 1; experts are numbered by their smallest client.
-        silhouettes: k -> mean silhouette S(k), for every k that could be scored; {} when N < 3.
-        distances, clients: (N, N) float64, in the order of the clients, which are sorted; None of very many clients.
-        warnings: plain sentences: singletons, nothing separates, modules without direction.
-        reliability: client -> how much of its warm-up is its task, see ``core/reliability``; {} without halves.
-        corrected, corrected_error: similarities corrected for it, their standard errors, (N, N), NaN where unknown.
-        common: what unlike tasks have in common at most, see ``core/merging``; None without halves.
-        evidence: client -> log odds of its group against the best other place, see ``core/merging``.
-        unsure: clients of whom it was not known who has their task when it was decided.
+        silhouettes: k -> mean silhouette S(k), for every k that could be scored; {} if N < 3.
+        distances: (N, N) float64, in the order of ``clients``; None for very many clients.
+        clients: sorted.
+        warnings: sentences about experts with one client, clients that do not separate, and modules without direction.
+        reliability: client -> share of its task in its warm-up, see ``core/reliability``; {} without halves.
+        corrected, corrected_error: similarities corrected for reliability and their standard errors, (N, N), NaN where
+            unknown.
+        common: the most that unlike tasks have in common, see ``core/merging``; None without halves.
+        evidence: client -> log odds of its group against the best alternative, see ``core/merging``.
+        unsure: clients for which it was not known at the time of the allocation who has their task.
     """
 
     num_experts: int

@@ -1,4 +1,4 @@
 """One file per method: frozen parameters and pure functions over a frozen state.
 
-No file, no model, no row, no printing.
+Nothing here opens a file, runs a model, sees a row of data or prints.
 """

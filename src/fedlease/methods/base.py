@@ -17,53 +17,53 @@ __all__ = ["Builder", "CommonMethod", "CommonState", "Method", "State", "Terms",
 
 @runtime_checkable
 class State(Protocol):
-    """The public part of a method's state, which is a frozen, serialisable dataclass with further fields."""
+    """The fields that every method's state has. A state is a frozen, serialisable dataclass and may have more."""
 
     @property
     def round(self) -> int:
-        """0 during the warm-up, then the number of the round that comes next."""
+        """0 during the warm-up, then the number of the next round."""
 
     @property
     def adapter(self) -> ClientModel:
-        """The model from which a client starts."""
+        """The model from which clients start."""
 
     @property
     def clients(self) -> Mapping[ClientId, int]:
-        """Client -> n_i, its train rows."""
+        """Client -> n_i, its number of train rows."""
 
     @property
     def warmup(self) -> Warmup:
-        """Who has answered in the warm-up; empty for a method without one."""
+        """The answers in the warm-up; empty for a method without one."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Plain sentences about what the method decided, for the summary."""
+        """Sentences about the method's decisions, for the summary."""
 
     @property
     def allocation(self) -> Allocation | None:
-        """The grouping of the clients; None before it, and for a method that groups nobody."""
+        """The grouping of the clients; None before it is made, and for a method without groups."""
 
     @property
     def centroids(self) -> Centroids | GroupDirections | None:
-        """The means by which a client is placed that comes after the allocation."""
+        """Means of warm-ups by which a client that comes after the allocation is placed."""
 
     @property
     def assignment(self) -> Mapping[ClientId, int]:
-        """Client -> expert, of the allocation and of those placed since."""
+        """Client -> expert, by the allocation or by a later placement."""
 
     @property
     def planned(self) -> Mapping[ClientId, int]:
-        """Client -> the group that it will be in, where that is known before the warm-up."""
+        """Client -> its future group, if that is known before the warm-up."""
 
     @property
     def experts(self) -> tuple[Tensors, ...]:
-        """One A and B per expert of the allocation, numbered as expert 0; () where a method has no experts."""
+        """The A and B of every expert, each numbered as expert 0; () if the method has no experts."""
 
 
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class CommonState:
-    """The fields of :class:`State`. A method that needs more extends it; FedIT needs nothing more."""
+    """A state with the fields of :class:`State`; methods that need more fields extend it."""
 
     round: int
     adapter: ClientModel
@@ -78,49 +78,49 @@ class CommonState:
 
 
 class Method(Protocol):
-    """A frozen dataclass of parameters plus pure functions over a frozen state: no I/O, no mutated arguments."""
+    """A frozen dataclass of parameters with pure functions over a frozen state: no I/O, no mutated arguments."""
 
     @property
     def budget(self) -> Budget:
-        """How much may be trained."""
+        """The amount of training."""
 
     @property
     def last_round(self) -> int:
-        """Number of the last round; after it every task is None."""
+        """Number of the last round; after it, every task is None."""
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """Fields of the state that hold means, which a server may step towards; () where there are none."""
+        """Fields of the state that hold means, which a server may step towards; () if there are none."""
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> Any:
-        """The state before anything is trained.
+        """The state before any training.
 
         Args:
-            adapter: the one adapter that all start from.
-            clients: client -> n_i, its train rows.
+            adapter: the adapter that all clients start from.
+            clients: client -> n_i, its number of train rows.
             seed: root seed of the run.
         """
 
     def task(self, state: Any, client: ClientId) -> ClientTask | None:
-        """The client's next task; None if there is none in this round."""
+        """The client's next task; None if it has none in this round."""
 
     def aggregate(self, state: Any, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()) -> Any:
-        """The next state. Without updates the tensors stay and the round advances.
+        """The next state. Without updates, the round advances and the tensors do not change.
 
         Args:
-            state: as it was when the tasks were given.
-            updates: checked; in any order.
-            absent: clients that were asked and whose update did not come or was refused.
+            state: the state from which the tasks were made.
+            updates: checked updates, in any order.
+            absent: clients whose update was requested but did not arrive or was refused.
         """
 
     def model(self, state: Any, client: ClientId) -> ClientModel:
-        """The model with which a client is evaluated; the client lays its private tensors over it."""
+        """The model with which a client is scored; the client replaces tensors by its private ones."""
 
     def admit(self, state: Any, client: ClientId, num_examples: int) -> Any:
         """The state with one more client."""
 
     def group(self, state: Any, client: ClientId) -> int:
-        """Clients with the same number average their heads when heads are shared."""
+        """The number of the client's group; with shared heads, a group averages its heads."""
 
 
 S = TypeVar("S", bound=CommonState)
@@ -128,10 +128,10 @@ S = TypeVar("S", bound=CommonState)
 
 @dataclass(frozen=True)
 class CommonMethod:
-    """What most methods have alike of :class:`Method`; each states the rest, and what it does otherwise.
+    """The functions of :class:`Method` that are the same for most methods.
 
     Attributes:
-        warms_up: whether there is a warm-up; without one the opening rounds take its place.
+        warms_up: whether the method has a warm-up; opening rounds take its place otherwise.
         budget: E, R and local epochs.
     """
 
@@ -141,30 +141,32 @@ class CommonMethod:
 
     @property
     def last_round(self) -> int:
-        """R, and the opening rounds of a method without a warm-up."""
+        """R, plus the opening rounds of a method without a warm-up."""
         return self.budget.rounds + (0 if self.warms_up else self.budget.opening_rounds)
 
     def admit(self, state: S, client: ClientId, num_examples: int) -> S:
-        """A late client has its first task when it is next asked."""
+        """Adds a late client, which gets its first task when it is next asked."""
         return replace(state, clients={**state.clients, client: num_examples})
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The settings that compared methods share; each takes those that it knows.
+    """The settings that compared methods share; each method uses those that apply to it.
 
     Attributes:
         budget: E, R and local epochs.
-        weights: how clients are weighted in a mean.
-        linkage: how far two clusters are apart.
+        weights: weights of clients in a mean.
+        linkage: distance between two clusters.
         max_experts: M_max.
-        min_silhouette: M = 1 when no S(k) is above it.
-        columns: of every B, which late clients are placed by; the smallest rank where ranks differ, None: all.
-        ranks: of clients, where they differ; None: all have that of the common start. Methods that are no row of
-            :data:`fedlease.methods.registry.OWN_RANKS` leave them to :class:`fedlease.methods.ranks.WithRanks`.
-        same_passes: whether a client's passes may not depend on its rows, as where noise is found beforehand.
-        least: clients of a group that is allocated; smaller ones are joined with the nearest.
-        sketch: numbers that a client sends of a warm-up in its place; None: the warm-up itself.
+        min_silhouette: threshold of the silhouette S(k); M = 1 if no S(k) is above it.
+        columns: number of leading columns of every B by which late clients are placed, the smallest rank if ranks
+            differ; None: all.
+        ranks: ranks of the clients; None: all have the rank of the initial adapter. Only methods in
+            :data:`fedlease.methods.registry.OWN_RANKS` use them; :class:`fedlease.methods.ranks.WithRanks` wraps the
+            others.
+        same_passes: whether all clients must make the same passes, because noise was calibrated for them beforehand.
+        least: fewest clients of an allocated group; smaller groups join the nearest one.
+        sketch: numbers that a client sends instead of its warm-up; None: it sends the warm-up.
     """
 
     budget: Budget
@@ -180,16 +182,17 @@ class Terms:
 
 
 Builder = Callable[..., Method]
-"""The terms, and the settings of the method's own section as keywords -> the method. What
-:data:`fedlease.methods.registry.METHODS` and the entry points of other packages name. A setting that the method does
-not have is a ``TypeError``."""
+"""Function of the terms and, as keywords, the settings of the method's own section, which returns the method.
+
+:data:`fedlease.methods.registry.METHODS` and the entry points of other packages refer to such functions. A setting that
+the method does not have is a ``TypeError``."""
 
 
 def by_client(updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
-    """The updates sorted by client, so that arrival order changes no bit."""
+    """The updates sorted by client, so that their order of arrival does not change any result."""
     return sorted(updates, key=lambda update: update.client)
 
 
 def rounds_for_warmup(method: Method) -> int:
-    """Rounds that a method without a warm-up has in its place, see ``Budget``; 0 for one that has it."""
+    """Rounds that replace the warm-up of a method without one, see ``Budget``; 0 for a method with a warm-up."""
     return max(0, method.last_round - method.budget.rounds)

@@ -1,4 +1,4 @@
-"""A method's last state as the first of a run that goes on with other rows, or that groups its clients again."""
+"""Conversion of a run's last state to the first state of a run that continues it."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
@@ -19,11 +19,11 @@ __all__ = ["at_round", "grouping_again", "with_rows", "without_clients"]
 
 
 def with_rows(state: Any, rows: Mapping[ClientId, int]) -> Any:
-    """The state with other numbers of train rows for the clients that it knows.
+    """The state with new numbers of train rows for its clients.
 
     Args:
-        state: of any method, with the wrappers around it.
-        rows: client -> n_i, of at least these clients.
+        state: of any method, wrapped or not.
+        rows: client -> n_i, for at least the clients of the state.
     """
     if isinstance(state, WrapperState):
         return replace(state, inner=with_rows(state.inner, rows))
@@ -31,14 +31,14 @@ def with_rows(state: Any, rows: Mapping[ClientId, int]) -> Any:
 
 
 def at_round(state: Any, round_: int) -> Any:
-    """The state, of any method and with the wrappers around it, at another round; what it holds stays."""
+    """The state of any method, wrapped or not, with another round number."""
     return with_innermost(state, replace(innermost(state), round=round_))
 
 
 def without_clients(state: Any, clients: Collection[ClientId]) -> Any:
-    """The state as if clients had left: they are asked for nothing, and nothing that is kept by client is theirs.
+    """The state without some clients: they get no tasks, and their entries are removed from every mapping.
 
-    What others have learnt from them stays, such as an expert that they trained.
+    Tensors that they helped to train, such as experts, stay.
     """
     changes: dict[str, Any] = {}
     for field in fields(state):
@@ -58,10 +58,14 @@ def without_clients(state: Any, clients: Collection[ClientId]) -> Any:
 
 
 def grouping_again(state: Any, *, again: bool) -> Any:
-    """FedLEASE's state as a run with ``fedlease.reallocate`` has it, or as one without; any other stays as it is.
+    """Converts FedLEASE's state for a run with or without ``fedlease.reallocate``; other states are returned unchanged.
 
-    What a client has not uploaded yet in the new run is its expert. The warm-ups are gone, by which late clients are
-    compared with new groups: they are compared with experts, and as a rule found to be unlike all of them.
+    Until a client uploads in the new run, its expert counts as its last upload. The warm-ups, with which late clients
+    are compared, are no longer known: experts take their place, and late clients are usually unlike all of them.
+
+    Args:
+        state: of any method, wrapped or not.
+        again: whether the new run groups clients again.
     """
     if isinstance(state, ReallocateState | JoinLaterState):
         return state if again else state.inner

@@ -1,4 +1,4 @@
-"""Facts about every method, known before it is imported: for lists, and for settings that not all methods can have."""
+"""Facts about every method, known without importing it: for lists, and for settings that only some methods allow."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ __all__ = ["FACTS", "Facts", "kind_of", "steps", "sums"]
 
 @dataclass(frozen=True)
 class Facts:
-    """A method in a line. A head is apart: what becomes of it is one setting for all methods.
+    """Facts about a method. They leave out classifier heads, for which one setting applies to all methods.
 
     Attributes:
-        year: in which it was published, as a preprint where that came first; None: ours, or nobody's.
-        sends: what a client sends in a round.
-        keeps: what it trains and does not send.
-        steps: whether the server may step towards its means (``server_step``).
+        year: of first publication, preprints included; None for our own and unpublished methods.
+        sends: tensors that a client sends in a round.
+        keeps: tensors that it trains and does not send.
+        steps: whether the server may step towards the method's means (``server_step``).
         kind: see :data:`fedlease.core.choices.Kind`.
-        sums: whether the server needs no more of an update after the warm-up than its group's weighted mean, so that
-            updates may be summed securely (``privacy.secure_sums``); a method's settings may need more.
+        sums: whether, after the warm-up, the server needs only the weighted mean of every group, so that updates may be
+            summed securely (``privacy.secure_sums``); settings of the method may rule that out.
     """
 
     year: int | None
@@ -58,19 +58,19 @@ FACTS: dict[str, Facts] = {
     "scaffold": Facts(2019, "A and B, and their mean gradients"),
     "slora": Facts(2023, "sparse differences to the weights; later A and B", steps=False, sums=True),
 }
-"""A row for every method; those of other packages have none."""
+"""Name -> facts, for every method of this package."""
 
 
 def steps(name: str) -> bool:
-    """Whether the server may step towards the means of a method; never of one of another package."""
+    """Whether the server may step towards a method's means; False for methods of other packages."""
     return name in FACTS and FACTS[name].steps
 
 
 def sums(name: str) -> bool:
-    """Whether the updates of a method may be summed securely; never of one of another package."""
+    """Whether a method's updates may be summed securely; False for methods of other packages."""
     return name in FACTS and FACTS[name].sums
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of a method."""
+    """The kind of a method; ``added`` for methods of other packages."""
     return FACTS[name].kind if name in FACTS else "added"

@@ -1,4 +1,4 @@
-"""Fed-SB: only a core of r x r between frozen factors is trained and averaged, which is exact, and little to send.
+"""Fed-SB: only an r x r core between frozen factors is trained and averaged, which is exact and cheap to send.
 
 Singhal, Ponkshe, Vartak, Varshney, Vepakomma: Fed-SB: A Silver Bullet for Extreme Communication Efficiency and
 Performance in (Private) Federated LoRA Fine-Tuning. 2025. https://arxiv.org/abs/2502.15436
@@ -36,7 +36,7 @@ class FedSBState(CommonState):
     """State of a Fed-SB run.
 
     Attributes:
-        factors: A and B, frozen; {} until the warm-up is over.
+        factors: the frozen A and B; {} until the end of the warm-up.
         cores: ``<module>/G`` (r, r), one per module.
     """
 
@@ -46,15 +46,15 @@ class FedSBState(CommonState):
 
 @dataclass(frozen=True)
 class FedSB(CommonMethod):
-    """Parameters of Fed-SB. The update of a module is (alpha / r) B G A, with B and A the same for all.
+    """Parameters of Fed-SB. The update of a module is (alpha / r) B G A, where all clients share A and B.
 
-    A and B span the first update, of which G is what A and B leave: their product is the best approximation of the
-    mean of the clients' warm-ups, whose place in the paper has the gradient of all weights on a sample of rows.
+    After the warm-up, B G A is the best approximation of the mean warm-up, with orthonormal A and B. The paper uses the
+    gradient of all weights on a sample of rows instead of the mean warm-up.
 
     Attributes:
-        weights: how clients are weighted.
-        start: what is trained in the warm-up: A and B, or all ``weights`` of the adapted modules. With E = 1 and one
-            batch of all rows the latter is AdamW's first step, the sign of the gradient, as in LoRA-SB.
+        weights: weights of clients in a mean.
+        start: the tensors trained in the warm-up: A and B (``adapters``), or all ``weights`` of the adapted modules.
+            With E = 1 and a single batch, the latter is AdamW's first step, the sign of the gradient, as in LoRA-SB.
     """
 
     weights: Weighting = "num_examples"
@@ -63,18 +63,18 @@ class FedSB(CommonMethod):
     averaged: ClassVar[tuple[str, ...]] = ("cores",)
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedSBState:
-        """Everyone warms up from the same adapter."""
+        """All clients start the warm-up from the same adapter."""
         return FedSBState(round=0, adapter=adapter, clients=dict(clients))
 
     def task(self, state: FedSBState, client: ClientId) -> ClientTask | None:
-        """First a warm-up of A and B; then the cores alone, which are given back."""
+        """A warm-up first; then a task that trains and uploads only the cores."""
         if state.round > self.last_round:
             return None
         if not state.factors or client not in state.warmup.results:
             task = state.warmup.task(client, state.adapter, self.budget, state.round)
             if task is None or self.start == "adapters" or state.factors:
                 return task
-            # A client that comes late moves no factor: it warms up for its head's sake, as cheaply as it can.
+            # A late client cannot change the factors: it warms up only to train its head, as cheaply as possible.
             model = _on_all_weights(state.adapter)
             names = model.names("G")
             stages = tuple(replace(stage, trainable=names) for stage in task.stages)
@@ -86,7 +86,7 @@ class FedSB(CommonMethod):
     def aggregate(
         self, state: FedSBState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedSBState:
-        """The factors once everyone has warmed up; then the mean of the cores."""
+        """Makes the factors once all clients have warmed up, and averages the cores afterwards."""
         updates = by_client(updates)
         warmup = state.warmup.collect(updates, () if state.factors else absent)
         if not state.factors:
@@ -112,7 +112,7 @@ class FedSB(CommonMethod):
     def _begin(self, state: FedSBState) -> FedSBState:
         warmups = state.warmup.results
         if not warmups:
-            raise RunFailedError("no client's warm-up could be used: there is nothing to set the frozen factors by")
+            raise RunFailedError("no client's warm-up could be used, so the frozen factors cannot be computed")
         weights = client_weights({client: state.clients[client] for client in sorted(warmups)}, self.weights)
         states, shares = [warmups[client] for client in weights], list(weights.values())
         mean = product_mean(states, shares) if self.start == "adapters" else self._best(state, states, shares)
@@ -126,7 +126,7 @@ class FedSB(CommonMethod):
 
     @staticmethod
     def _best(state: FedSBState, states: Sequence[Tensors], shares: Sequence[float]) -> dict[str, Tensor]:
-        """A and B of the best approximation of the mean of what the warm-ups have changed in all weights."""
+        """A and B of the best approximation of the warm-ups' mean change of all weights."""
         mean, spec, model = weighted_mean(states, shares), state.adapter.spec, _on_all_weights(state.adapter)
         pairs = {}
         for module in spec.target_modules:
@@ -141,7 +141,7 @@ class FedSB(CommonMethod):
 
 
 def _on_all_weights(adapter: ClientModel) -> ClientModel:
-    """The start with a difference, 0, for every weight of the adapted modules."""
+    """The initial adapter with a trainable difference, 0, for every weight of the adapted modules."""
     spec = replace(adapter.spec, dropout=0.0, mixer="sparse", density=1.0)
     sizes = {module: math.prod(shape_of(adapter.tensors, module)) for module in spec.target_modules}
     values = {str(TensorName(module, "G")): torch.zeros(size) for module, size in sizes.items()}

@@ -1,4 +1,4 @@
-"""FedALT: an adapter of one's own beside the frozen mean of everyone else's, mixed per token by a learned mixer.
+"""FedALT: every client's own adapter beside the frozen mean of all others, combined per token by a learned mixer.
 
 Bian, Wang, Zhang, Xu: FedALT: Federated Fine-Tuning through Adaptive Local Training with Rest-of-World LoRA.
 AAAI 2026. https://arxiv.org/abs/2503.11880
@@ -27,8 +27,8 @@ class FedALTState(CommonState):
     """State of a FedALT run.
 
     Attributes:
-        individuals: client -> its A and B, of those that have trained.
-        total: their sum, in float64.
+        individuals: client -> its A and B, for clients that have trained.
+        total: sum of ``individuals``, in float64.
     """
 
     individuals: Mapping[ClientId, Tensors] = field(default_factory=dict)
@@ -37,20 +37,20 @@ class FedALTState(CommonState):
 
 @dataclass(frozen=True)
 class FedALT(CommonMethod):
-    """Parameters of FedALT. It has no warm-up: the whole budget T is spent in rounds."""
+    """Parameters of FedALT. It has no warm-up and spends the whole budget T in rounds."""
 
     averaged: ClassVar[tuple[str, ...]] = ()
     warms_up: ClassVar[bool] = False
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedALTState:
-        """Everyone starts from the same adapter; the rest of the world is that adapter too, and adds nothing yet."""
+        """All clients start from the same adapter, which is also the mean of the others and adds nothing yet."""
         notes: tuple[str, ...] = ()
         if len(clients) == 2:
-            notes = ("two clients: the mean of the others is the other client's adapter, handed over as it is",)
+            notes = ("with two clients, the mean of the others is the other client's adapter, unaveraged",)
         return FedALTState(round=1, adapter=adapter, clients=dict(clients), notes=notes)
 
     def task(self, state: FedALTState, client: ClientId) -> ClientTask | None:
-        """Train the own adapter and the mixer; give the adapter back; the mixer is private."""
+        """A task that trains the own adapter and the private mixer, and uploads the adapter."""
         if state.round > self.last_round:
             return None
         model = self.model(state, client)
@@ -61,7 +61,7 @@ class FedALT(CommonMethod):
     def aggregate(
         self, state: FedALTState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedALTState:
-        """Only collects: nobody's own adapter is averaged."""
+        """Collects the clients' adapters and their sum; own adapters are not averaged."""
         individuals = {**state.individuals, **{update.client: update.tensors for update in updates}}
         individuals = dict(sorted(individuals.items()))
         total = {name: tensor.double() for name, tensor in next(iter(individuals.values()), {}).items()}
@@ -70,18 +70,18 @@ class FedALT(CommonMethod):
         return replace(state, round=state.round + 1, individuals=individuals, total=total)
 
     def model(self, state: FedALTState, client: ClientId) -> ClientModel:
-        """Own adapter and rest of the world; the client lays its own mixer over the initial one.
+        """The own adapter and the mean of the others; the client replaces the initial mixer by its own.
 
-        The mixer starts at 0, where both weigh one half for every token; the authors' code draws it at random. Its
-        gradient is alive as soon as the two differ.
+        The mixer starts at 0, where both adapters weigh one half for every token; the authors' code draws it at random.
+        Its gradient is not zero as soon as the two adapters differ.
         """
         start = state.adapter.tensors
         own = state.individuals.get(client)
         others = len(state.individuals) - (own is not None)
         rest: Tensors = start
         if others:
-            # The sum without the client's own part: one subtraction, however many clients there are, which in float64
-            # loses next to nothing of sums of float32.
+            # The total minus the client's own part needs one subtraction for any number of clients, and in float64 it
+            # loses almost no precision.
             left = {name: part - own[name] if own else part for name, part in state.total.items()}
             rest = {name: (part / others).to(start[name].dtype) for name, part in left.items()}
         tensors = {**renumber(own or start, OWN), **renumber(rest, REST)}
@@ -91,7 +91,7 @@ class FedALT(CommonMethod):
         return ClientModel(replace(state.adapter.spec, num_experts=2, own=OWN, mixer="softmax"), tensors)
 
     def group(self, state: FedALTState, client: ClientId) -> int:
-        """Every client stands alone."""
+        """A group of its own for every client."""
         return sorted(state.clients).index(client)
 
 

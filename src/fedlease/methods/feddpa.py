@@ -1,4 +1,4 @@
-"""FedDPA: a global adapter for all and a local one per client, blended by how alike an input is to the client's rows.
+"""FedDPA: one global and many local adapters, blended by the similarity of an input to the client's rows.
 
 Yang, Long, Shen, Jiang, Blumenstein: Dual-Personalizing Adapter for Federated Foundation Models. NeurIPS 2024.
 https://arxiv.org/abs/2403.19211
@@ -35,15 +35,15 @@ class FedDPAState(CommonState):
 
 @dataclass(frozen=True)
 class FedDPA(CommonMethod):
-    """Parameters of FedDPA, the form in which both adapters are trained in every round (FedDPA-T).
+    """Parameters of FedDPA-T, the form in which both adapters are trained in every round.
 
-    As in the public code the local adapter comes first, so that it is trained beside what it is scored with: a mean
-    over all clients. Its stage is work beyond the budget T, which counts passes for the adapter that is uploaded.
+    As in the public code, the local adapter is trained first, beside the global mean with which it is scored. Its stage
+    is work beyond the budget T, which counts passes for the uploaded adapter.
 
     Attributes:
-        blend: largest share of the local adapter, in [0, 1]; while it is trained its share is ``blend``. 0 is FedIT.
-        num_anchors: train rows that an input is compared with, at least 1.
-        weights: how clients are weighted.
+        blend: largest weight of the local adapter, in [0, 1], and its weight during training. 0 is FedIT.
+        num_anchors: number of train rows with which an input is compared, at least 1.
+        weights: weights of clients in a mean.
     """
 
     blend: float = 0.5
@@ -66,7 +66,7 @@ class FedDPA(CommonMethod):
         return FedDPAState(round=1, adapter=adapter, clients=dict(clients), shared=adapter.tensors)
 
     def task(self, state: FedDPAState, client: ClientId) -> ClientTask | None:
-        """Train the local adapter beside the frozen global one as received, then the global alone; give that back."""
+        """A task that trains the local adapter beside the frozen global one, then only the latter, and uploads it."""
         if state.round > self.last_round:
             return None
         model = self.model(state, client)
@@ -78,12 +78,12 @@ class FedDPA(CommonMethod):
     def aggregate(
         self, state: FedDPAState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedDPAState:
-        """Weighted mean of the global adapter."""
+        """Averages the global adapter."""
         shared = mean_update(updates, self.weights) if updates else state.shared
         return replace(state, round=state.round + 1, shared=shared)
 
     def model(self, state: FedDPAState, client: ClientId) -> ClientModel:
-        """Both adapters; the client lays its own local one over the initial one, and adds its anchor."""
+        """Both adapters; the client replaces the initial local one by its own, and adds its anchor."""
         spec = replace(
             state.adapter.spec,
             num_experts=2,

@@ -1,4 +1,4 @@
-"""FedEx-LoRA: FedIT whose mean is exact: what the product of the means lacks is added to the frozen weights of all.
+"""FedEx-LoRA: FedIT whose mean is made exact by adding the error of the product of means to the frozen weights.
 
 Singhal, Ponkshe, Vepakomma: FedEx-LoRA: Exact Aggregation for Federated and Efficient Fine-Tuning of Large Language
 Models. ACL 2025. https://arxiv.org/abs/2410.09432
@@ -18,10 +18,10 @@ __all__ = ["FedExLoRA", "build"]
 
 @dataclass(frozen=True)
 class FedExLoRA(OnResidual):
-    """FedIT on top of a residual that makes its mean exact."""
+    """FedIT on top of a residual, which makes its mean exact."""
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """Means of A and of B, and what their product lacks."""
+        """Averages A and B, and adds the error of their product to the residual."""
         after = super().combined(state, updates)
         assert isinstance(state, ResidualState) and isinstance(after, ResidualState)
         lack = lacking(*weighted_uploads(updates, self.weights), after.adapter.tensors)

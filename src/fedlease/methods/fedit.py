@@ -1,4 +1,4 @@
-"""One LoRA adapter for all, of which A, B or both are averaged over all clients (FedAvg): FedIT, FFA-LoRA, FedSA-LoRA.
+"""FedIT, FFA-LoRA and FedSA-LoRA: one LoRA adapter whose A, B or both are averaged over all clients (FedAvg).
 
 Zhang, Vahidian, Kuo, Li, Zhang, Yu, Wang, Chen: Towards Building the Federated GPT: Federated Instruction Tuning.
 ICASSP 2024. https://arxiv.org/abs/2305.05644
@@ -26,12 +26,12 @@ PHASE = "federated"
 
 @dataclass(frozen=True)
 class FedIT(CommonMethod):
-    """Parameters of FedIT and its kin. There is no warm-up: the whole budget T is spent in rounds, and all average.
+    """Parameters of FedIT and similar methods. They have no warm-up and spend the whole budget T in rounds.
 
     Attributes:
-        weights: how clients are weighted.
-        trained: kinds of tensors that learn.
-        sent: kinds that are uploaded and averaged; what is trained and not sent is private.
+        weights: weights of clients in a mean.
+        trained: kinds of tensors that are trained.
+        sent: kinds that are uploaded and averaged; trained tensors that are not sent are private.
     """
 
     weights: Weighting = "num_examples"
@@ -46,7 +46,7 @@ class FedIT(CommonMethod):
         return CommonState(round=1, adapter=adapter, clients=dict(clients))
 
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
-        """Train what is trained of the shared adapter, give back what is sent."""
+        """A task that trains the ``trained`` tensors of the shared adapter and uploads the ``sent`` ones."""
         if state.round > self.last_round:
             return None
         stage = Stage(state.adapter.names(self.trained), self.budget.epochs(state.round))
@@ -56,17 +56,17 @@ class FedIT(CommonMethod):
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> CommonState:
-        """The next round, with what :meth:`combined` makes of the updates; without any the tensors stay."""
+        """Advances the round, and combines the updates, if any, by :meth:`combined`."""
         after = self.combined(state, updates) if updates else state
         return replace(after, round=state.round + 1)
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """The state with the weighted mean of what is sent, by at least one client; the rest stays as it is."""
+        """The state with the weighted mean of at least one update; tensors that are not sent do not change."""
         mean = mean_update(updates, self.weights)
         return replace(state, adapter=replace(state.adapter, tensors={**state.adapter.tensors, **mean}))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The shared adapter; the client lays its private tensors over it."""
+        """The shared adapter; the client replaces tensors by its private ones."""
         return state.adapter
 
     def group(self, state: CommonState, client: ClientId) -> int:
@@ -80,13 +80,13 @@ def fedit(terms: Terms) -> FedIT:
 
 
 def ffa_lora(terms: Terms) -> FedIT:
-    """FFA-LoRA: A stays at its common start, only B is trained and averaged: the mean of B A is the mean of B times A.
+    """FFA-LoRA: A is frozen at its initial value, so that averaging B also averages the products B A exactly.
 
-    Half of FedIT's bytes go up. What comes down is counted whole, although A never changes.
+    Clients upload half of FedIT's bytes. Downloads are counted with A, although it never changes.
     """
     return FedIT(terms.budget, terms.weights, trained="B", sent="B")
 
 
 def fedsa_lora(terms: Terms) -> FedIT:
-    """FedSA-LoRA: A and B are trained, A is averaged over all clients, and every client has a B of its own."""
+    """FedSA-LoRA: A and B are trained, A is averaged over all clients, and B is private to every client."""
     return FedIT(terms.budget, terms.weights, sent="A")

@@ -1,4 +1,4 @@
-"""Groupings of FedLEASE's clients by expert: the paper's clusters, and others for ablations and trials."""
+"""Rules that decide which clients train one expert: the paper's clusters, and others for ablations and trials."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ __all__ = ["ByClusters", "Given", "Grouping", "PerClient", "Random"]
 
 
 class Grouping(Protocol):
-    """Decides which clients train one expert; a small frozen object."""
+    """A rule that decides which clients train one expert."""
 
     def planned(self, clients: Collection[ClientId]) -> Mapping[ClientId, int]:
-        """Client -> group, where groups are known before anything is trained; by default they are not.
+        """Client -> group, if groups are known before any training; {} otherwise.
 
         Raises:
-            ConfigError: the clients do not fit the grouping; the message names the setting.
+            ConfigError: the grouping does not fit the clients; the message names the setting.
         """
         return {}
 
@@ -40,13 +40,13 @@ class Grouping(Protocol):
 
 @dataclass(frozen=True)
 class ByClusters(Grouping):
-    """Clusters by distance, M by the mean silhouette; as in the paper unless a parameter says otherwise.
+    """Clusters by distance, with M chosen by the mean silhouette; the defaults are the paper's.
 
     Attributes:
-        signal: what is compared: ``B`` (paper), ``A``, or the products ``BA``.
+        signal: the matrices that are compared: ``B`` (paper), ``A``, or the products ``BA``.
         clustering: ``hierarchical`` (paper) or ``spectral``.
-        num_experts: M, whatever the silhouettes say; None lets them choose. 1 is FedIT after a warm-up.
-        guarded: whether contrary and copied warm-ups are kept from deciding M, see
+        num_experts: fixed M; None chooses M by the silhouettes. 1 is FedIT after a warm-up.
+        guarded: whether to keep opposite and copied warm-ups from deciding M, see
             :func:`fedlease.core.allocate.allocate`.
     """
 
@@ -64,13 +64,13 @@ class ByClusters(Grouping):
         """Groups the clients.
 
         Raises:
-            RunFailedError: ``num_experts`` groups cannot be told apart, as among clients whose uploads are the same.
+            RunFailedError: there is no grouping into ``num_experts``, for example if all uploads are equal.
         """
         b, d = _b(uploads), None
         if self.signal != "B":
             a = {client: a_matrices(tensors) for client, tensors in uploads.items()}
             d = (distances(a) if self.signal == "A" else product_distances(b, a))[1]
-        # Fewer clients may have answered than were there at the start.
+        # Not all clients may have answered.
         number = None if self.num_experts is None else min(self.num_experts, len(b))
         try:
             return allocate(b, clustering=self.clustering, num_experts=number, d=d, guarded=self.guarded, **rule)
@@ -87,13 +87,13 @@ class PerClient(Grouping):
         return {client: number for number, client in enumerate(sorted(clients))}
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
-        """Groups nobody with anybody."""
+        """Gives every client an expert of its own."""
         return assign(_b(uploads), self.planned(uploads))
 
 
 @dataclass(frozen=True)
 class Random(Grouping):
-    """Groups of equal size, drawn from the seed.
+    """Random groups of equal size (up to one client), drawn from the seed.
 
     Attributes:
         num_experts: M.
@@ -116,7 +116,7 @@ class Random(Grouping):
 
 @dataclass(frozen=True)
 class Given(Grouping):
-    """Groups that the settings name.
+    """Groups given by the settings.
 
     Attributes:
         assignment: client -> group.
@@ -131,7 +131,7 @@ class Given(Grouping):
         return {client: self.assignment[client] for client in clients}
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
-        """Takes the groups as they are."""
+        """Makes the given groups."""
         return assign(_b(uploads), self.assignment)
 
 

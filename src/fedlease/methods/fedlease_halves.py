@@ -1,7 +1,7 @@
-"""FedLEASE whose first phase knows how sure it is: warm-ups that tell what either half of a client's rows has added.
+"""FedLEASE with warm-ups on two halves of each client's rows, which show how reliable the warm-ups are (our own).
 
-Ours. What both halves have added to B alike shows how much of it is the client's task and how much the noise of its
-rows (:mod:`fedlease.core.reliability`); clients are grouped by similarities that are corrected for it.
+The similarity between the two halves' parts of B shows how much of B is the client's task and how much is noise of its
+rows (:mod:`fedlease.core.reliability`). Clients are grouped by similarities that are corrected for this.
 """
 
 import math
@@ -25,19 +25,20 @@ from fedlease.methods.wrapper import Wrapper, WrapperState
 __all__ = ["Halves", "HalvesState"]
 
 ALONE_PASSES = 4
-"""Without rounds there are none to take passes from: a client with few rows then makes at most so many times E."""
+"""Most warm-up passes of a client with few rows, in multiples of E, if there are no rounds to take passes from."""
 
 
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class HalvesState(WrapperState):
-    """FedLEASE's state, and what halves have shown.
+    """FedLEASE's state with the halves of warm-ups.
 
     Attributes:
-        inner: FedLEASE's.
-        typical: train rows of a client that makes E passes: the median at the start, or the upper quartile / E if more.
-        halves: client -> A, and B in the parts that its halves have added, until it is grouped by them.
-        passes: client -> passes over its rows in the warm-up, and those that its first round made up for.
+        inner: FedLEASE's state.
+        typical: train rows of a client that makes E passes: the median of all clients at the start, or their upper
+            quartile divided by E if that is more.
+        halves: client -> A and B of its halves, numbered as experts 0 and 1, until the client is grouped.
+        passes: client -> passes that it has made in its warm-up; after its first round, at least E.
     """
 
     inner: FedLeaseState
@@ -48,18 +49,19 @@ class HalvesState(WrapperState):
 
 @dataclass(frozen=True)
 class Halves(Wrapper):
-    """Tells halves of rows apart in the warm-up, and groups the clients by corrected similarity.
+    """Trains warm-ups on two halves of the rows, and groups the clients by corrected similarity.
 
-    All clients make about as many steps, since B turns while it is trained. A client with the median number of rows
-    makes E passes, unless those with many rows could not make as few steps in a single pass; one with few rows makes
-    more, by at most those of a quarter of the rounds, and one with many makes fewer. Nobody exceeds its T passes: a
-    client sits out the first rounds for what it made beyond E, or makes in its first round what it lacks.
+    B turns while it is trained, so all clients should make about the same number of steps. A client with the median
+    number of rows makes E passes. A client with fewer rows makes more passes, by at most those of a quarter of the
+    rounds; one with more rows makes fewer, but at least one. If a single pass of clients with many rows has more steps
+    than that, the others make more passes too. All clients make T passes in total: a client that made more than E
+    passes sits out the first rounds, and one that made fewer makes up for them in its first round.
 
     Attributes:
         method: FedLEASE itself.
-        by_similarity: whether corrected similarities group the clients; False leaves the grouping of ``method``.
-        signal: what is compared.
-        same_passes: all clients make the same passes, and tell halves apart too where their rows are few.
+        by_similarity: whether clients are grouped by corrected similarities; False uses the grouping of ``method``.
+        signal: the matrices that are compared.
+        same_passes: whether all clients make the same passes, and even those with few rows train on halves.
     """
 
     method: FedLease
@@ -76,7 +78,7 @@ class Halves(Wrapper):
         return HalvesState(inner=self.method.init(adapter, clients, seed), typical=typical)
 
     def task(self, state: HalvesState, client: ClientId) -> ClientTask | None:
-        """A warm-up that tells halves apart; later FedLEASE's task, after the rounds whose passes that has made."""
+        """A warm-up on halves; later FedLEASE's task, with the passes adjusted for those of the warm-up."""
         task = self.method.task(state.inner, client)
         if task is None:
             return None
@@ -92,7 +94,7 @@ class Halves(Wrapper):
     def aggregate(
         self, state: HalvesState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> HalvesState:
-        """FedLEASE's aggregation, of whole adapters; the grouping sees the halves."""
+        """FedLEASE's aggregation of whole adapters, with a grouping by halves."""
         state, received = self._received(state, updates)
         method = self.method
         if self.by_similarity:
@@ -108,12 +110,12 @@ class Halves(Wrapper):
         state = replace(state, inner=after, halves=halves)
         if not begun:
             return state
-        # A round that nobody has passes left for would be empty.
+        # Skips rounds that every client sits out.
         first = 1 + min(self._rounds_ahead(state, client) for client in state.clients)
         return replace(state, inner=replace(after, round=first))
 
     def _received(self, state: HalvesState, updates: Sequence[ClientUpdate]) -> tuple[HalvesState, list[ClientUpdate]]:
-        """The state with the halves and passes of updates, and these as FedLEASE takes them."""
+        """The state with the halves and passes of the updates, and the updates with whole adapters, for FedLEASE."""
         halves, passes, received = dict(state.halves), dict(state.passes), []
         for update in updates:
             client = update.client
@@ -136,7 +138,7 @@ class Halves(Wrapper):
         return replace(task, stages=stages, halves=True)
 
     def _epochs(self, state: HalvesState, client: ClientId) -> int:
-        """Passes of the client's warm-up."""
+        """Number of passes of the client's warm-up."""
         budget, rows = self.budget, state.inner.clients[client]
         if self.same_passes or self._few(rows):
             return budget.warmup_epochs
@@ -148,13 +150,13 @@ class Halves(Wrapper):
 
     @property
     def _spare(self) -> int:
-        """Passes beyond E that a client with few rows may make, in whole rounds."""
+        """Most passes beyond E that a client with few rows may make, those of whole rounds."""
         budget = self.budget
         if not budget.rounds:
             return (ALONE_PASSES - 1) * budget.warmup_epochs
         return budget.rounds // 4 * budget.local_epochs
 
     def _rounds_ahead(self, state: HalvesState, client: ClientId) -> int:
-        """Rounds whose passes the client has made in its warm-up."""
+        """Number of rounds whose passes the client has already made in its warm-up."""
         extra = state.passes.get(client, 0) - self.budget.warmup_epochs
         return math.ceil(max(0, extra) / self.budget.local_epochs)

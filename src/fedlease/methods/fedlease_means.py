@@ -1,4 +1,4 @@
-"""Other means than the paper's for the experts of FedLEASE, by name."""
+"""The means by which FedLEASE averages a cluster, by name."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from fedlease.core.trimmed_mean import TrimmedMean
 __all__ = ["MEANS", "head_mean", "outvoting"]
 
 LEAST = 3
-"""Clients of which a median outvotes one."""
+"""Fewest clients for a median to outvote one of them."""
 
 MEANS: dict[Average, Callable[[float], Mean]] = {
     "factors": lambda trim: weighted_mean,
@@ -22,16 +22,16 @@ MEANS: dict[Average, Callable[[float], Mean]] = {
     "median": lambda trim: median,
     "geometric-median": lambda trim: geometric_median,
 }
-"""``fedlease.average`` -> the mean, made with ``fedlease.trim``."""
+"""``fedlease.average`` -> function of ``fedlease.trim`` that returns the mean."""
 
 
 def outvoting(average: Average, trim: float) -> int:
-    """How many clients of equal weight a cluster needs so that its mean outvotes one of them; 0 for plain means."""
+    """Fewest clients of equal weight for the mean to outvote one of them; 0 for means that never do."""
     if average == "trimmed":
         return math.ceil(1 / trim) if trim else 0
     return LEAST if average in ("median", "geometric-median") else 0
 
 
 def head_mean(average: Any = "factors", trim: float = 0.1, **other: Any) -> Mean:
-    """The mean of heads that are shared, of a method with these settings: heads are no products."""
+    """The mean of shared heads under a method's settings; a mean of products does not apply to heads."""
     return MEANS[average](trim) if average in MEANS and outvoting(average, trim) else weighted_mean

@@ -1,9 +1,9 @@
-"""FedLEASE+, ours, on trial: the paper's second phase on a first phase that knows how sure it is.
+"""FedLEASE+ (our own, experimental): FedLEASE with a first phase that measures how reliable its warm-ups are.
 
-It is FedLEASE with other settings, each of which is one of ``fedlease.*`` too, so that the share of every part in the
-gain can be measured: warm-ups that tell halves of rows apart, groups by corrected similarities of the products B A
-(:mod:`fedlease.core.reliability`, :mod:`fedlease.core.merging`), means of products, no routing, and unsure clients that
-join the expert that comes to fit their rows.
+It is FedLEASE with other settings, each also available as ``fedlease.*``, so that the gain of every part can be
+measured: warm-ups on two halves of the rows; groups by corrected similarities of the products B A
+(:mod:`fedlease.core.reliability`, :mod:`fedlease.core.merging`); means of products; no routing; and unsure clients that
+later join an expert that fits their rows.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""FedLEASE that groups its clients again between rounds: ours, on trial."""
+"""FedLEASE that groups its clients again between rounds (our own, experimental)."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,12 +21,12 @@ __all__ = ["Reallocate", "ReallocateState", "due", "moved_clients"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class ReallocateState(WrapperState):
-    """FedLEASE's state, and what new groups are made of.
+    """FedLEASE's state with the uploads from which new groups are made.
 
     Attributes:
-        inner: FedLEASE's.
-        uploads: client -> the A and B it gave back last, its warm-up at first.
-        origins: client -> its warm-up B, for the centroids of new groups.
+        inner: FedLEASE's state.
+        uploads: client -> the A and B that it uploaded last, at first its warm-up.
+        origins: client -> module -> B of its warm-up, for the centroids of new groups.
     """
 
     inner: FedLeaseState
@@ -36,11 +36,11 @@ class ReallocateState(WrapperState):
 
 @dataclass(frozen=True)
 class Reallocate(Wrapper):
-    """Clusters the clients again between rounds, by what they uploaded last.
+    """Groups the clients again between rounds, by their last uploads.
 
     Attributes:
         method: FedLEASE itself.
-        every: rounds from one grouping to the next; none follows the last round.
+        every: rounds between two groupings; clients are not grouped again after the last round.
     """
 
     method: FedLease
@@ -51,7 +51,7 @@ class Reallocate(Wrapper):
     def aggregate(
         self, state: ReallocateState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> ReallocateState:
-        """FedLEASE's aggregation, then new groups where they are due."""
+        """FedLEASE's aggregation, followed by a new grouping where it is due."""
         uploads, origins = dict(state.uploads), dict(state.origins)
         for update in updates:
             adapter = {name: t for name, t in update.tensors.items() if TensorName.parse(name).kind in "AB"}
@@ -69,7 +69,7 @@ class Reallocate(Wrapper):
         uploads: Mapping[ClientId, Tensors],
         origins: Mapping[ClientId, Mapping[str, Tensor]],
     ) -> FedLeaseState:
-        """New groups; the unchanged state if the groups stay the same, or cannot be told apart."""
+        """The state with new groups, unless these are the same as before or the clients cannot be grouped."""
         when = f"after round {state.round - 1} the"
         try:
             after = self.method.grouped(state, uploads, origins)
@@ -78,7 +78,7 @@ class Reallocate(Wrapper):
         changed, before, now = moved_clients(state.assignment, after.assignment), len(state.experts), len(after.experts)
         if not changed:
             return state
-        # The experts that a router weighs are others now, and so may be the clients that an expert's number stands for.
+        # Routers restart, since the experts that they weigh have changed and may have other numbers.
         note = (
             f"{when} clients were grouped again: {counted(before, 'expert')} became {now}, and {len(changed)} of "
             f"{counted(len(state.assignment), 'client')} {'is' if len(changed) == 1 else 'are'} with others than before"
@@ -87,12 +87,12 @@ class Reallocate(Wrapper):
 
 
 def due(done: int, every: int, last: int) -> bool:
-    """Whether groups may change after a round; not after the last one."""
+    """Whether groups may change after a round: after every ``every`` rounds, but not after the last one."""
     return 0 < done < last and done % every == 0
 
 
 def moved_clients(before: Mapping[ClientId, int], after: Mapping[ClientId, int]) -> list[ClientId]:
-    """The clients of ``after`` whose companions are others than before, sorted; numbers of groups do not matter."""
+    """The clients of ``after`` that share their group with other clients than before, sorted."""
 
     def companions(groups: Mapping[ClientId, int], client: ClientId) -> set[ClientId]:
         return {other for other in groups if groups[other] == groups[client]}

@@ -1,4 +1,4 @@
-"""The grouping of FedLEASE+, ours: by similarities that are corrected for how little each client has learnt."""
+"""The grouping of FedLEASE+: by similarities that are corrected for how much each client has learnt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,27 +20,27 @@ from fedlease.methods.fedlease_groupings import Grouping
 __all__ = ["FEW_ROWS", "BySimilarity"]
 
 FEW_ROWS = 16
-"""A client with fewer train rows is not divided: halves of seven rows say nothing."""
+"""Fewest train rows for a warm-up on halves: halves of seven rows say nothing."""
 
 
 @dataclass(frozen=True)
 class BySimilarity(Grouping):
-    """Groups clients by what their halves have in common; a client that has not shown its task stands alone.
+    """Groups clients by the corrected similarity of their halves; a client that has not learnt its task stays alone.
 
     Attributes:
         halves: client -> A and B of its halves, numbered as experts 0 and 1.
-        signal: what is compared.
+        signal: the matrices that are compared.
     """
 
     halves: Mapping[ClientId, Tensors] = field(default_factory=dict)
     signal: Signal = "BA"
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
-        """Groups the clients; where none has shown its task, all train one expert."""
+        """Groups the clients; if no client has learnt its task, all train one expert."""
         b = {client: b_matrices(tensors) for client, tensors in uploads.items()}
         halves = {client: tensors for client, tensors in self.halves.items() if client in uploads}
         if not halves:
-            note = "no client has enough rows for halves: nothing tells the clients apart, one expert is trained by all"
+            note = "no client has enough rows for halves, so nothing tells the clients apart: all train one expert"
             return replace(assign(b, dict.fromkeys(b, 0)), warnings=(note,), unsure=tuple(sorted(b)))
         found = group(halves, self.signal)
         known = sorted(halves)
@@ -52,8 +52,8 @@ class BySimilarity(Grouping):
         notes = [_unsure_note(client, reliability.get(client)) for client in unsure]
         if nobody:
             notes = [
-                "no client has learnt its task yet: nothing tells the clients apart, and one expert is trained by all; "
-                "a longer warm-up (warmup.epochs) or more rows would tell"
+                "no client has learnt its task yet, so nothing tells the clients apart: all train one expert; a longer "
+                "warm-up (warmup.epochs) or more rows would help"
             ]
         return replace(
             allocation,
@@ -70,15 +70,15 @@ class BySimilarity(Grouping):
 def _unsure_note(client: ClientId, reliability: float | None) -> str:
     if reliability is None:
         few = counted(FEW_ROWS, "row")
-        return f"client {client!r} has fewer than {few}, too few for halves: what it is like is unknown"
+        return f"client {client!r} has fewer than {few}, too few for halves: its task is unknown"
     return (
-        f"client {client!r} has not learnt enough to tell who has its task (reliability {reliability:.2f}): it stands "
+        f"client {client!r} has not learnt enough to tell who has its task (reliability {reliability:.2f}): it stays "
         "alone"
     )
 
 
 def _over(values: NDArray[np.float64] | None, some: Sequence[ClientId], everyone: Sequence[ClientId]) -> Tensor | None:
-    """Values of some clients as a matrix over all, NaN for the others; None without values."""
+    """A matrix over some clients extended to all clients, with NaN for the others; None without values."""
     if values is None:
         return None
     place_of = {client: place for place, client in enumerate(everyone)}

@@ -1,7 +1,7 @@
-"""FedLEASE whose server sees sketches of warm-ups: clients keep their A and B until their clusters are known.
+"""FedLEASE whose server sees only sketches of warm-ups, while clients keep their A and B until clusters are known.
 
-The warm-up is one step longer: once the clients are grouped by their sketches, each cluster's clients give their
-warm-ups to its first expert, in a secure sum where ``privacy.secure_sums`` says so.
+The warm-up has one more step: once the clients are grouped by their sketches, each cluster's clients upload their
+warm-ups, whose mean is the first expert; with ``privacy.secure_sums``, this is a secure sum.
 """
 
 import math
@@ -29,8 +29,8 @@ class SketchedState(FedLeaseState):
     """State of a run with sketches.
 
     Attributes:
-        begun: cluster -> the mean of its warm-ups, until all clusters have theirs.
-        starts: how often they were asked for.
+        begun: cluster -> the mean of its warm-ups, until all clusters have one.
+        starts: number of times that warm-ups were requested.
     """
 
     begun: Mapping[int, Tensors] = field(default_factory=dict)
@@ -39,11 +39,11 @@ class SketchedState(FedLeaseState):
 
 @dataclass(frozen=True)
 class SketchedFedLease(FedLease):
-    """Parameters of FedLEASE, whose ``grouping`` finds sketches in the place of B.
+    """Parameters of FedLEASE with sketches, which its ``grouping`` gets in the place of B.
 
     Attributes:
-        numbers: that a client sends of its warm-up, over all modules; at least 1.
-        signal: what is sketched.
+        numbers: size of a client's sketches over all modules, at least 1.
+        signal: the matrices that are sketched.
     """
 
     numbers: int = 1
@@ -52,7 +52,7 @@ class SketchedFedLease(FedLease):
     state: ClassVar[type[FedLeaseState]] = SketchedState
 
     def task(self, state: FedLeaseState, client: ClientId) -> ClientTask | None:
-        """FedLEASE's, with a warm-up that is sketched; between the phases, to send what was kept of it."""
+        """FedLEASE's task, with a sketched warm-up; between the phases, a request to upload the kept warm-up."""
         assert isinstance(state, SketchedState)
         if client in state.assignment and not state.experts:
             model, begun = self.model(state, client), state.assignment[client] in state.begun
@@ -63,13 +63,13 @@ class SketchedFedLease(FedLease):
         return replace(task, sketch=self.sketch(state))
 
     def sketch(self, state: FedLeaseState) -> Sketch:
-        """How warm-ups are sketched: all modules by equally many numbers."""
+        """The rule for sketches: all modules have equally many numbers."""
         return Sketch(math.ceil(self.numbers / len(state.adapter.spec.target_modules)), self.signal, state.seed)
 
     def aggregate(
         self, state: FedLeaseState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedLeaseState:
-        """FedLEASE's; in between, the first experts: a cluster whose warm-ups have not come is asked once more."""
+        """FedLEASE's aggregation; between the phases, makes the first experts, or asks clusters without one again."""
         assert isinstance(state, SketchedState)
         if state.allocation is None or state.experts:
             return super().aggregate(state, updates, absent)
@@ -77,20 +77,20 @@ class SketchedFedLease(FedLease):
         state = self.placed(state, [update for update in updates if update.phase == WARMUP])
         means = self.means_of([update for update in updates if update.phase == START], state.assignment)
         state = replace(state, begun={**state.begun, **means}, starts=state.starts + 1)
-        assert state.allocation is not None  # warm-ups are asked for by cluster
+        assert state.allocation is not None  # this branch comes after the allocation
         lacking = [expert for expert in range(state.allocation.num_experts) if expert not in state.begun]
         if lacking and state.starts < WARMUP_TRIES:
             return state
         common = {name: state.adapter.tensors[name] for name in sorted(state.adapter.names("AB"))}
         notes = [
-            f"{expert_name(expert)} begins from the common adapter: the warm-ups of its clients could not be summed"
+            f"{expert_name(expert)} starts from the common adapter, as the warm-ups of its clients could not be summed"
             for expert in lacking
         ]
         experts = {**dict.fromkeys(lacking, common), **state.begun}
         return self.with_experts(replace(state, round=1, begun={}, notes=(*state.notes, *notes)), experts)
 
     def model(self, state: FedLeaseState, client: ClientId) -> ClientModel:
-        """FedLEASE's; before the first experts the common adapter, over which the client lays the warm-up it keeps."""
+        """FedLEASE's model; before the first experts, the common adapter, which clients replace by their warm-up."""
         if client in state.assignment and state.experts:
             return super().model(state, client)
         return replace(state.adapter, warmed=True)
@@ -98,5 +98,5 @@ class SketchedFedLease(FedLease):
     def grouped(
         self, state: FedLeaseState, uploads: Mapping[ClientId, Tensors], warmups: Mapping[ClientId, Tensors]
     ) -> FedLeaseState:
-        """Groups the clients by their sketches; the experts are still to come, and so is round 1."""
+        """Groups the clients by their sketches; round 1 starts only when the first experts are known."""
         return replace(self.allocated(state, uploads, warmups), round=0)

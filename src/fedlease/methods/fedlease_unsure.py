@@ -1,4 +1,4 @@
-"""Clients of FedLEASE+ that had not learnt their task in the warm-up, and join those that have it later: ours."""
+"""Clients of FedLEASE+ that had not learnt their task in the warm-up and later join others with that task (our own)."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -21,24 +21,24 @@ __all__ = ["ByLoss", "ByLossState", "JoinLater", "JoinLaterState"]
 
 @dataclass(frozen=True, kw_only=True)
 class JoinedState(WrapperState):
-    """The state within, and who has joined.
+    """The wrapped state with notes about clients that have joined others.
 
     Attributes:
-        joined: plain sentences.
+        joined: one sentence for every client that has joined others.
     """
 
     joined: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of the method within, and who has joined whom."""
+        """The notes of the wrapped state, followed by ``joined``."""
         return (*self.inner.notes, *self.joined)
 
 
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class ByLossState(JoinedState):
-    """The state within, who has joined, and who is still to choose.
+    """The wrapped state with the warm-ups of clients that have not joined others yet.
 
     Attributes:
         warmups: client that has not learnt its task -> its adapter after the warm-up, numbered as expert 0.
@@ -49,17 +49,17 @@ class ByLossState(JoinedState):
 
 @dataclass(frozen=True)
 class ByLoss(Wrapper):
-    """Lets clients that had not learnt their task join an expert that comes to fit their rows.
+    """Lets clients that had not learnt their task join an expert that fits their rows.
 
-    In every round such a client compares the experts of the others by the loss on its train rows, through its own head,
-    and joins the best one that is clearly better than its own adapter after the warm-up, which has seen these rows. A
-    client of few rows never learns by itself what shows in the first round in which its task's expert is good. What it
-    trains alone meanwhile is no measure: the longer it is trained, the better it fits its few rows, whatever they
-    teach. Two that choose each other train one expert from then on.
+    In every round, such a client compares the experts of the others by the loss on its train rows, with its own head.
+    It joins the best one if that is clearly better than its own adapter after the warm-up, although that adapter was
+    trained on these rows. The adapter that it goes on training alone is not compared: the longer it is trained, the
+    better it fits its few rows, without learning the task. Two clients that choose each other train one expert from
+    then on.
 
     Attributes:
-        method: FedLEASE that tells halves apart and does not route, or what is around it.
-        most: experts that a client compares at most, those with the most clients.
+        method: FedLEASE with halves and without routing, wrapped or not.
+        most: largest number of experts that a client compares, those with the most clients.
     """
 
     most: int = 8
@@ -67,7 +67,7 @@ class ByLoss(Wrapper):
     STATE: ClassVar[type[WrapperState]] = ByLossState
 
     def task(self, state: ByLossState, client: ClientId) -> ClientTask | None:
-        """The task; an unsure client begins with the choice."""
+        """The wrapped method's task; an unsure client first chooses among its warm-up and the experts of others."""
         task: ClientTask | None = self.method.task(state.inner, client)
         if task is None or task.phase != EXPERTS or not (others := self._others(state, client)):
             return task
@@ -77,25 +77,25 @@ class ByLoss(Wrapper):
     def aggregate(
         self, state: ByLossState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> ByLossState:
-        """The aggregation of the method within, after whoever has chosen an expert was put to it."""
+        """Moves clients to the experts that they have chosen, then aggregates as the wrapped method does."""
         chosen = {u.client: self._others(state, u.client)[u.choice - 1] for u in updates if u.choice}
         inner = state.inner
         if chosen:
             inner = with_innermost(inner, _moved(innermost(inner), chosen))
         after = self.method.aggregate(inner, [replace(update, choice=None) for update in updates], absent)
         if after.experts and not state.experts:
-            # Nobody else has trained these experts yet: they are what the clients have learnt in the warm-up.
+            # The first expert of a client that is alone is its own warm-up.
             return replace(state, inner=after, warmups=_alone(after))
         notes = [
             f"in round {state.round} client {client!r}, which had not learnt its task before, joined "
-            f"{expert_name(after.assignment[client])}, which fits its rows better than what it had learnt"
+            f"{expert_name(after.assignment[client])}, which fits its rows better than its warm-up"
             for client in sorted(chosen)
         ]
         warmups = {client: tensors for client, tensors in state.warmups.items() if client not in chosen}
         return replace(state, inner=after, warmups=warmups, joined=(*state.joined, *notes))
 
     def _others(self, state: ByLossState, client: ClientId) -> list[int]:
-        """The experts that a client compares; [] for one that does not choose."""
+        """The experts that a client may choose; [] if it is not unsure or no longer alone."""
         own = state.assignment.get(client)
         sizes = Counter(state.assignment.values())
         if client not in state.warmups or own is None or sizes[own] > 1:
@@ -104,7 +104,7 @@ class ByLoss(Wrapper):
 
 
 def _alone(state: State) -> dict[ClientId, Tensors]:
-    """Unsure clients that stand alone, with their experts."""
+    """Unsure client that is alone -> its expert."""
     sizes = Counter(state.assignment.values())
     unsure = () if state.allocation is None else state.allocation.unsure
     alone = [client for client in unsure if sizes[state.assignment[client]] == 1]
@@ -114,10 +114,10 @@ def _alone(state: State) -> dict[ClientId, Tensors]:
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class JoinLaterState(JoinedState):
-    """The state within, and who has joined.
+    """The state of FedLEASE with halves, with notes about clients that have joined others.
 
     Attributes:
-        inner: that of FedLEASE that tells halves apart.
+        inner: state of FedLEASE with halves.
     """
 
     inner: HalvesState
@@ -125,15 +125,14 @@ class JoinLaterState(JoinedState):
 
 @dataclass(frozen=True)
 class JoinLater(Wrapper):
-    """Lets clients that had not learnt their task join those that have it, once they have.
+    """Lets clients that had not learnt their task join a group once their own expert shows that they have its task.
 
-    Between rounds the expert that such a client has trained alone is compared with what each group had learnt in its
-    warm-up, on the scale by which the groups were made (:mod:`fedlease.core.directions`). Nobody else moves: pairs of
-    clients that had learnt their task stay as they were.
+    Between rounds, the expert that such a client has trained alone is compared with the warm-ups of every group, on the
+    scale by which the groups were made (:mod:`fedlease.core.directions`). Other clients do not move.
 
     Attributes:
-        method: FedLEASE that tells halves apart.
-        every: rounds from one comparison to the next; none follows the last round.
+        method: FedLEASE with halves.
+        every: rounds between two comparisons; nothing is compared after the last round.
     """
 
     method: Halves
@@ -144,7 +143,7 @@ class JoinLater(Wrapper):
     def aggregate(
         self, state: JoinLaterState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> JoinLaterState:
-        """The aggregation of the method within, then new members of groups where they are due."""
+        """The wrapped method's aggregation, after which clients may join groups where that is due."""
         after = self.method.aggregate(state.inner, updates, absent)
         state, inner = replace(state, inner=after), after.inner
         known = inner.centroids
@@ -166,8 +165,8 @@ class JoinLater(Wrapper):
 
 
 def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseState:
-    """The state after unsure clients, each alone, have chosen; an expert without clients goes, numbers follow anew."""
-    assert state.allocation is not None  # nobody has an expert before it
+    """The state after unsure clients have joined the chosen experts; empty experts are removed, others renumbered."""
+    assert state.allocation is not None  # clients choose only after the allocation
     links = {state.assignment[client]: expert for client, expert in chosen.items()}
     assignment = {client: _end(links, expert) for client, expert in state.assignment.items()}
     order = list(dict.fromkeys(assignment[client] for client in sorted(assignment)))
@@ -185,7 +184,7 @@ def _moved(state: FedLeaseState, chosen: Mapping[ClientId, int]) -> FedLeaseStat
 
 
 def _end(links: Mapping[int, int], expert: int) -> int:
-    """Where a chain of choices ends: at an expert whose client has not chosen, or the first of a circle."""
+    """The end of a chain of choices: an expert whose client has not chosen, or the smallest expert of a cycle."""
     passed: list[int] = []
     while expert in links and expert not in passed:
         passed.append(expert)

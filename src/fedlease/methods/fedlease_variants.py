@@ -1,6 +1,6 @@
-"""FedLEASE from its settings: experts allocated by clustering LoRA B matrices, adaptive top-M, and variants of both.
+"""FedLEASE and its variants, built from the settings.
 
-Every setting of ``fedlease.*`` is one small frozen object that the method takes, or one wrapper around it.
+Every setting of ``fedlease.*`` becomes a parameter of the method or a wrapper around it.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,12 +58,12 @@ def build(
     admitted: tuple[ClientId, ...] = (),
     unsure: Unsure = "alone",
 ) -> Method:
-    """Composes FedLEASE from the settings of ``fedlease.*``, whose texts say what each means.
+    """Builds FedLEASE from the settings of ``fedlease.*``, which docs/configuration.md describes.
 
-    The settings hold together: :func:`fedlease.config.faults.cross_faults` refuses those that do not.
+    :func:`fedlease.config.faults.cross_faults` refuses combinations of settings that do not fit together.
     """
     needs = outvoting(average, trim)
-    # A sketch stands instead of B, whatever it is of.
+    # Sketches of any matrix arrive as B.
     compared: Signal = signal if terms.sketch is None else "B"
     groupings: dict[GroupingName, Any] = {
         "similarity": BySimilarity,
@@ -94,7 +94,7 @@ def build(
         method = Halves(paper, grouping == "similarity", compared, same_passes=terms.same_passes)
         if reallocate is not None:
             method = JoinLater(method, reallocate)
-        # A choice by rows is not within epsilon.
+        # The privacy budget epsilon does not cover a choice by the loss on rows.
         if unsure == "loss" and grouping == "similarity" and not routed and not terms.same_passes:
             method = ByLoss(method, terms.max_experts)
     if routed and (top_k is not None or not renormalise or router == "client"):

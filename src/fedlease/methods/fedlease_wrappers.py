@@ -1,4 +1,4 @@
-"""Variations of FedLEASE that go around the method, with a state of their own where they need one."""
+"""Variants of FedLEASE that are wrappers around the method."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,30 +23,30 @@ __all__ = ["KeepOut", "Magnitude", "OwnStart", "Selection"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class SelectionState(WrapperState):
-    """FedLEASE's state, and what does not go together in the selection.
+    """The wrapped state with findings about settings of the selection that do not fit together.
 
     Attributes:
-        findings: plain sentences.
+        findings: one sentence each.
     """
 
     findings: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of the method within, and the findings."""
+        """The notes of the wrapped state, followed by ``findings``."""
         return (*self.inner.notes, *self.findings)
 
 
 @dataclass(frozen=True)
 class Selection(Wrapper):
-    """Changes which slots of the router count, and who learns it.
+    """Changes how the router's slots are selected and weighted, and who owns the router.
 
     Attributes:
-        top_k: slots kept; None keeps M, the adaptive selection. With 1 only the largest slot counts. Where the
-            allocation leaves fewer than ``top_k`` slots, 2M - 1, all are kept and a note says so.
-        renormalise: whether kept slot weights sum to 1; False leaves them as the softmax over all slots gave them.
-        private: whether every client has a router of its own instead of its cluster's.
-        router_start: that of the method within, for the notes.
+        top_k: number of slots kept; None keeps M, the adaptive selection. If the allocation makes fewer than ``top_k``
+            slots, 2M - 1, all are kept and a note says so.
+        renormalise: whether the kept weights sum to 1; False keeps the weights of a softmax over all slots.
+        private: whether every client has its own router instead of its cluster's.
+        router_start: initial values of routers, for the notes.
     """
 
     top_k: int | None = None
@@ -57,7 +57,7 @@ class Selection(Wrapper):
     STATE: ClassVar[type[WrapperState]] = SelectionState
 
     def task(self, state: SelectionState, client: ClientId) -> ClientTask | None:
-        """The task, with the selection, and without uploading a router that is private."""
+        """The wrapped method's task with the selection; a private router is not uploaded."""
         task = self.method.task(state.inner, client)
         if task is None:
             return None
@@ -67,14 +67,14 @@ class Selection(Wrapper):
     def aggregate(
         self, state: SelectionState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> SelectionState:
-        """The aggregation of the method within; a note where the selection does not go with the number of experts."""
+        """The wrapped method's aggregation, with a finding if the selection does not fit the number of experts."""
         after = self.method.aggregate(state.inner, updates, absent)
         found = self._finding(len(after.experts))
         new = (found,) if found and found not in state.findings else ()
         return replace(state, inner=after, findings=(*state.findings, *new))
 
     def model(self, state: SelectionState, client: ClientId) -> ClientModel:
-        """The model, with the selection."""
+        """The wrapped method's model with the selection."""
         return self._selected(self.method.model(state.inner, client))
 
     def _selected(self, model: ClientModel) -> ClientModel:
@@ -89,18 +89,18 @@ class Selection(Wrapper):
             return ""
         if kept > slots:
             return (
-                f"fedlease.top_k: {kept} slots were to be kept, but {counted(num_experts, 'expert')} make {slots}: "
-                "all are kept"
+                f"fedlease.top_k: {kept} slots should be kept, but {counted(num_experts, 'expert')} have only {slots}, "
+                "so all are kept"
             )
         if kept == 1 and self.renormalise:
             return (
-                "fedlease.top_k: the one slot that is kept weighs 1 whatever its logit is, so routers are not trained "
-                "and stay as they were drawn; fedlease.renormalise=false trains them"
+                "fedlease.top_k: the only slot that is kept weighs 1 whatever its logit is, so routers are not trained"
+                "; fedlease.renormalise=false trains them"
             )
         if kept <= num_experts // 2 and self.router_start == "own" and self.renormalise:
             return (
-                f"fedlease.top_k: with router_start = 'own' the {kept} largest of {slots} slots are own ones at first: "
-                "the router has next to nothing to learn from"
+                f"fedlease.top_k: with router_start = 'own', the {kept} largest of {slots} slots are own ones at first"
+                ", so the router hardly gets any gradient"
             )
         return ""
 
@@ -108,7 +108,7 @@ class Selection(Wrapper):
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class OwnStartState(WrapperState):
-    """The state within, and where round 1 goes on from.
+    """The wrapped state with the warm-ups from which clients start round 1.
 
     Attributes:
         starts: client -> its warm-up; {} after round 1.
@@ -119,15 +119,15 @@ class OwnStartState(WrapperState):
 
 @dataclass(frozen=True)
 class OwnStart(Wrapper):
-    """In round 1 every client goes on from its own warm-up, and the first mean is taken after it.
+    """Starts round 1 from each client's own warm-up instead of the mean of its cluster.
 
-    Later the experts have moved on: a client that was not asked in round 1 goes on from its expert.
+    A client that takes part only later starts from its expert, which has been trained further by then.
     """
 
     STATE: ClassVar[type[WrapperState]] = OwnStartState
 
     def task(self, state: OwnStartState, client: ClientId) -> ClientTask | None:
-        """The task; in round 1 the own expert is the client's warm-up."""
+        """The wrapped method's task; in round 1, the own expert is replaced by the client's warm-up."""
         task = self.method.task(state.inner, client)
         if task is None or task.phase != EXPERTS or client not in state.starts:
             return task
@@ -137,7 +137,7 @@ class OwnStart(Wrapper):
     def aggregate(
         self, state: OwnStartState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> OwnStartState:
-        """The aggregation of the method within; warm-ups are remembered until round 1 is over."""
+        """The wrapped method's aggregation; warm-ups are kept until round 1 is over."""
         collecting = state.allocation is None
         starts = {**state.starts, **{update.client: update.tensors for update in updates}} if collecting else {}
         return replace(state, inner=self.method.aggregate(state.inner, updates, absent), starts=starts)
@@ -146,18 +146,18 @@ class OwnStart(Wrapper):
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class MagnitudeState(WrapperState):
-    """The state within; magnitudes are the clients'."""
+    """The wrapped state; magnitudes are private to the clients."""
 
 
 @dataclass(frozen=True)
 class Magnitude(Wrapper):
-    """Gives every client a number of its own for each rank of its expert: B diag(G) A, with G trained and never sent.
+    """Gives every client a private factor for each rank of its expert: B diag(G) A, with G trained and never sent.
 
-    G begins where it changes nothing, and stays with the client whatever becomes of the expert. Trained is G / gain,
-    scaled back with alpha, so that an optimiser that steps alike in all weights changes it ``gain`` times as fast.
+    G starts at values that change nothing, and stays with the client when its expert changes. G / gain is trained, with
+    alpha scaled by ``gain``, so that an optimiser with equal steps for all weights changes G ``gain`` times as fast.
 
     Attributes:
-        gain: how much faster G learns than A and B, above 0.
+        gain: ratio of the speeds at which G and the other tensors are trained, above 0.
     """
 
     gain: float = 1.0
@@ -165,7 +165,7 @@ class Magnitude(Wrapper):
     STATE: ClassVar[type[WrapperState]] = MagnitudeState
 
     def task(self, state: WrapperState, client: ClientId) -> ClientTask | None:
-        """The task; its stages train G, too, which is not uploaded."""
+        """The wrapped method's task, whose stages also train G, which is not uploaded."""
         task = self.method.task(state.inner, client)
         if task is None or task.phase != EXPERTS:
             return task
@@ -174,7 +174,7 @@ class Magnitude(Wrapper):
         return replace(task, model=model, stages=stages)
 
     def model(self, state: WrapperState, client: ClientId) -> ClientModel:
-        """The model; before the allocation it has no expert, and no G."""
+        """The wrapped method's model with G, which exists only after the allocation."""
         model = self.method.model(state.inner, client)
         return self._scaled(model) if client in state.assignment else model
 
@@ -187,12 +187,12 @@ class Magnitude(Wrapper):
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class KeepOutState(WrapperState):
-    """The state within, and who waits.
+    """The wrapped state with the clients that are kept out.
 
     Attributes:
-        newcomers: clients that were not there at the start.
-        kept_out: client -> its warm-up, of newcomers that are unlike every expert.
-        refusals: plain sentences about them.
+        newcomers: clients that joined after the start.
+        kept_out: client -> its warm-up, for newcomers that are unlike every expert.
+        refusals: one sentence for every client that was kept out.
     """
 
     newcomers: frozenset[ClientId] = frozenset()
@@ -201,19 +201,18 @@ class KeepOutState(WrapperState):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The refusals, and those of the method within: who is placed in the end was kept out before."""
+        """The refusals, followed by the notes of the wrapped state, which may place a client later."""
         return (*self.refusals, *self.inner.notes)
 
 
 @dataclass(frozen=True)
 class KeepOut(Wrapper):
-    """A newcomer whose warm-up is farther from every expert than the expert's own clients are is not placed.
-
-    Clients that were there at the start are placed however unlike they are.
+    """Keeps out newcomers whose warm-up is unlike every expert; clients that were there at the start are always placed.
 
     Attributes:
-        admitted: newcomers that are placed all the same, those kept out so far too.
-        everyone: whether all are; a parameter, so that a run may be resumed with the other value on the same state.
+        admitted: newcomers that are placed anyway, even if they were kept out before.
+        everyone: whether all newcomers are placed; this is a parameter rather than a missing wrapper, so that a run can
+            be resumed with the other value.
     """
 
     admitted: tuple[ClientId, ...] = ()
@@ -222,16 +221,16 @@ class KeepOut(Wrapper):
     STATE: ClassVar[type[WrapperState]] = KeepOutState
 
     def task(self, state: KeepOutState, client: ClientId) -> ClientTask | None:
-        """Nothing for a client that is kept out."""
+        """The wrapped method's task; None for a client that is kept out."""
         return None if client in state.kept_out else self.method.task(state.inner, client)
 
     def aggregate(
         self, state: KeepOutState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> KeepOutState:
-        """The aggregation of the method within, which sees no warm-up of a client that is kept out."""
+        """The wrapped method's aggregation, without the warm-ups of clients that are kept out."""
         admitted = {*state.clients} if self.everyone else {*self.admitted}
         kept_out = {client: tensors for client, tensors in state.kept_out.items() if client not in admitted}
-        # Warm-ups of those that have been admitted since.
+        # Warm-ups of clients that were kept out before and are now admitted.
         passed = [
             ClientUpdate(client, WARMUP, state.round, state.clients[client], tensors)
             for client, tensors in state.kept_out.items()
@@ -245,8 +244,8 @@ class KeepOut(Wrapper):
                 if placement.unlike:
                     kept_out[update.client] = update.tensors
                     refusals.append(
-                        f"client {update.client!r} came late and is kept out: {placement.why_out}; fedlease.admitted "
-                        "takes it in"
+                        f"client {update.client!r} came late and is kept out: {placement.why_out}; to place it anyway, "
+                        "add it to fedlease.admitted"
                     )
                     continue
             passed.append(update)
@@ -254,12 +253,12 @@ class KeepOut(Wrapper):
         return replace(state, inner=after, kept_out=kept_out, refusals=tuple(refusals))
 
     def model(self, state: KeepOutState, client: ClientId) -> ClientModel:
-        """A client that is kept out has its warm-up in the meantime."""
+        """The wrapped method's model; a client that is kept out has its own warm-up."""
         if client in state.kept_out and not is_sketch(state.kept_out[client]):
             return ClientModel(state.adapter.spec, whole(state.kept_out[client]))
         return self.method.model(state.inner, client)
 
     def admit(self, state: KeepOutState, client: ClientId, num_examples: int) -> KeepOutState:
-        """The method within admits it, and it is remembered as a newcomer."""
+        """Admits the client to the wrapped method, and remembers it as a newcomer."""
         inner = self.method.admit(state.inner, client, num_examples)
         return replace(state, inner=inner, newcomers=state.newcomers | {client})

@@ -1,4 +1,4 @@
-"""FedMomentum: the mean of the products stays an adapter as far as its rank allows; the rest joins the frozen weights.
+"""FedMomentum: the mean of the products becomes an adapter of rank r, and its remainder joins the frozen weights.
 
 Yan, Hua, Wang, Zhang, Wu, Song, Guan: FedMomentum: Preserving LoRA Training Momentum in Federated Fine-Tuning. 2026.
 https://arxiv.org/abs/2603.08014
@@ -21,15 +21,15 @@ class FedMomentum(OnResidual):
     """FedIT with the mean of the products B A instead of the means of A and of B.
 
     Attributes:
-        energy: tau in (0, 1]: singular values of the mean, the largest first, count until their squares are this share
-            of all; what they have beyond the adapter's rank is added to the frozen weights, and the rest is lost. 1
-            loses nothing.
+        energy: tau in (0, 1]: the largest singular values of the mean are kept until their squares sum to this share of
+            all squares. Those beyond the adapter's rank are added to the frozen weights; the others are lost. 1 loses
+            nothing.
     """
 
     energy: float = 0.9999
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """The mean of the products: its best pair of rank r as adapter, the remainder as residual."""
+        """Splits the mean of the products into its best pair of rank r, the next adapter, and a residual."""
         assert isinstance(state, ResidualState)
         adapter = state.adapter
         major, rest = parted(stacked(*weighted_uploads(updates, self.weights)), adapter.spec.r, self.energy)

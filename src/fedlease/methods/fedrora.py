@@ -1,4 +1,4 @@
-"""FedRoRA: one basis from the mean update, of which every client takes the directions of its own update.
+"""FedRoRA: a basis from the mean update, of which every client takes the directions that its own update uses most.
 
 Wang, Bian, Zhang, Xu: Breaking the Structural Identity: Personalized Federated LoRA Fine-tuning under Rank
 Heterogeneity. EMNLP 2026. https://github.com/lei-wang-link/FedRoRA
@@ -32,8 +32,9 @@ class FedRoRAState(CommonState):
 
     Attributes:
         seed: root seed, for the first directions of every client.
-        basis: A, B and ``<module>/G``: the largest singular directions of the last mean, and their values; {} before.
-        updates: client -> what it sent last.
+        basis: A, B and ``<module>/G``: the largest singular vectors of the last mean and their values; {} before round
+            1 is over.
+        updates: client -> its last upload.
     """
 
     seed: int
@@ -43,11 +44,12 @@ class FedRoRAState(CommonState):
 
 @dataclass(frozen=True)
 class FedRoRA(FedIT):
-    """The update of a module is B S A with columns of B and rows of A of length 1 and S a diagonal of a client's own.
+    """The update of a module is B S A, where columns of B and rows of A have length 1 and S is the client's diagonal.
 
     Attributes:
-        ranks: of clients; None gives all the common one.
-        gain: how much faster S learns than A and B, above 0. Trained is S / gain, scaled back with alpha.
+        ranks: ranks of the clients; None: all have the common rank.
+        gain: ratio of the speeds at which S and the other tensors are trained, above 0. S / gain is trained, with alpha
+            scaled by ``gain``.
     """
 
     ranks: Ranks | None = None
@@ -56,11 +58,11 @@ class FedRoRA(FedIT):
     averaged: ClassVar[tuple[str, ...]] = ()
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedRoRAState:
-        """There is no basis yet."""
+        """The initial state, without a basis."""
         return FedRoRAState(round=1, adapter=adapter, clients=dict(clients), seed=seed)
 
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
-        """Train directions and diagonal of the client's rank, and give them back."""
+        """A task that trains and uploads A, B and the diagonal at the client's rank."""
         if state.round > self.last_round:
             return None
         model = self.model(state, client)
@@ -68,7 +70,7 @@ class FedRoRA(FedIT):
         return ClientTask(PHASE, state.round, model, (Stage(names, self.budget.epochs(state.round)),), upload=names)
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """The R largest singular directions of the mean update."""
+        """Makes a basis of the R largest singular vectors of the mean update."""
         assert isinstance(state, FedRoRAState)
         tensors, weights = weighted_uploads(updates, self.weights)
         mean, basis = stacked([_as_pair(each) for each in tensors], weights), dict[str, Tensor]()
@@ -80,10 +82,10 @@ class FedRoRA(FedIT):
         return replace(state, basis=basis, updates=dict(sorted(latest.items())))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The r_i directions of the basis along which the client's last update is longest, with its own coefficients.
+        """The r_i directions of the basis with the largest coefficients in the client's last update.
 
-        A client that has not trained has the first r_i of the basis with those of the mean; before there is a basis, or
-        where it has fewer directions, they are drawn.
+        A client that has not trained yet gets the r_i directions with the largest coefficients in the mean. Before
+        there is a basis, or if it has fewer directions, directions are drawn at random.
         """
         assert isinstance(state, FedRoRAState)
         full = state.adapter.spec
@@ -107,7 +109,10 @@ class FedRoRA(FedIT):
 
 
 def _chosen(basis: Tensors, own: Tensors | None, module: str, r: int) -> tuple[Tensor, Tensor]:
-    """Places in the basis, in order, and coefficients: u_k^T (B S A) v_k of a client's own, else those of the mean."""
+    """Ids of the r basis directions with the largest coefficients, sorted, and the coefficients.
+
+    They are u_k^T (B S A) v_k of the client's own update, or the singular values of the mean if it has none.
+    """
     a, b, g = _names(module)
     values = basis[g]
     if own is not None:

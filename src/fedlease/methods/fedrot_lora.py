@@ -1,4 +1,4 @@
-"""FedRot-LoRA: FedIT whose clients' adapters are turned towards the one that they received before they are averaged.
+"""FedRot-LoRA: FedIT whose clients' adapters are rotated towards the received one before they are averaged.
 
 Zhang, Kim, Cha, Vikalo: FedRot-LoRA: Mitigating Rotational Misalignment in Federated LoRA. ICML 2026.
 https://arxiv.org/abs/2602.23638
@@ -17,19 +17,19 @@ __all__ = ["FedRotLoRA", "build"]
 
 @dataclass(frozen=True)
 class FedRotLoRA(FedIT):
-    """FedIT of the pairs R_i^T A_i and B_i R_i, whose products are the clients' own.
+    """FedIT of the pairs R_i^T A_i and B_i R_i, whose products are those of A_i and B_i.
 
-    R_i brings A_i as near to the received A as it can in even rounds, B_i to the received B in odd ones. In the first
-    round nothing is turned: B was 0.
+    R_i brings A_i as near as possible to the received A in even rounds, and B_i to the received B in odd rounds. The
+    first round has no rotation, since the received B is 0.
 
     Attributes:
-        strength: lambda in [0, 1]; 0 is FedIT, to the bit, and 1 turns all the way.
+        strength: lambda in [0, 1]; 0 is FedIT, bit for bit, and 1 is the full rotation.
     """
 
     strength: float = 1.0
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """The mean of A and of B, once they are turned."""
+        """Averages the rotated A and B."""
         if self.strength and state.round > 1:
             side = "B" if state.round % 2 else "A"
             updates = [replace(u, tensors=self._turned(u.tensors, state.adapter.tensors, side)) for u in updates]

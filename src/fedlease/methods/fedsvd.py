@@ -1,4 +1,4 @@
-"""FedSVD: only B is trained and sent; A is set anew to the directions that the mean of the products has.
+"""FedSVD: only B is trained and sent; A is renewed by singular value decompositions of the product B A.
 
 Lee, Park, Lee, Wagner, Seong, Bocklet, Lee, Hwang: FedSVD: Adaptive Orthogonalization for Private Federated Learning
 with LoRA. NeurIPS 2025. https://arxiv.org/abs/2505.12805
@@ -18,10 +18,10 @@ __all__ = ["FedSVD", "build"]
 
 @dataclass(frozen=True)
 class FedSVD(FedIT):
-    """FFA-LoRA whose A turns: after every few rounds the product B A = U S V^T is written as B = U S and A = V^T.
+    """FFA-LoRA in which the product B A = U S V^T is rewritten every few rounds as B = U S and A = V^T.
 
     Attributes:
-        every: rounds from one SVD to the next, at least 1; more than there are is FFA-LoRA, to the bit.
+        every: rounds between two decompositions, at least 1; more than all rounds is FFA-LoRA, bit for bit.
     """
 
     every: int = 1
@@ -29,7 +29,7 @@ class FedSVD(FedIT):
     averaged: ClassVar[tuple[str, ...]] = ()
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """The mean of B, then the SVD where it is due; the product is the same after it."""
+        """Averages B, and decomposes the product where that is due, without changing it."""
         after = super().combined(state, updates)
         if state.round % self.every:
             return after

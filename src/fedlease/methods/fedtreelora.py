@@ -1,4 +1,4 @@
-"""FedTreeLoRA: one tree over the clients, cut finer layer by layer; a scalar mixes group and rest of the world.
+"""FedTreeLoRA: a tree over the clients, cut finer layer by layer; scalars mix the group's adapter with the others'.
 
 Bian, Wang, Zhang, Xu: FedTreeLoRA: Reconciling Statistical and Functional Heterogeneity in Federated LoRA Fine-Tuning.
 ICML 2026. https://arxiv.org/abs/2603.13282
@@ -36,7 +36,7 @@ __all__ = ["FedTreeLoRA", "FedTreeLoRAState", "build"]
 ROUNDS = "tree"
 GROUP, REST = 0, 1
 ALONE = 100.0
-"""A mixing parameter whose sigmoid is exactly 1: where all clients share a layer there is no rest of the world."""
+"""A mixing parameter whose sigmoid is exactly 1, for layers that all clients share, where there are no others."""
 
 
 @serialisable
@@ -45,11 +45,11 @@ class FedTreeLoRAState(CommonState):
     """State of a FedTreeLoRA run.
 
     Attributes:
-        individuals: client -> the A and B it gave back last, its warm-up at first.
-        layers: per layer, from the input on, who shares it; () until the tree is cut.
+        individuals: client -> the A and B that it uploaded last, at first its warm-up.
+        layers: the groups of every layer, starting at the input; () until the tree is cut.
         groups: per layer, per group, its A and B, numbered as expert 0.
-        rests: per layer, per group, the mean A and B of the rest of the world; {} where all clients are in the group.
-        warmup_means: per group of the last layer the mean warm-up of its clients, which late ones are compared with.
+        rests: per layer, per group, the mean A and B of all other clients; {} if the group has all clients.
+        warmup_means: per group of the last layer, the mean warm-up of its clients, for placing late clients.
     """
 
     individuals: Mapping[ClientId, Tensors] = field(default_factory=dict)
@@ -66,12 +66,11 @@ class FedTreeLoRA(CommonMethod):
     Attributes:
         window: K: a layer has at most K - 1 groups more than the one before; useful from 2 to 4. 1 is FedIT after a
             warm-up.
-        tau: the score that a cut must beat to split the first time, in [-1, 1]; 1 never splits, -1 always does.
-        outside: whether the frozen mean of the rest of the world, the clients of other groups, is mixed in; False is
-            the grouping alone.
+        tau: score that the first split must exceed, in [-1, 1]; 1 never splits, -1 always does.
+        outside: whether the frozen mean of the clients of other groups is mixed in; False is the grouping alone.
         distance: between the B of two clients: ``frobenius``, or ``cosine`` as in FedLEASE.
-        linkage: how far two clusters of the tree are apart.
-        weights: how clients are weighted in their group.
+        linkage: distance between two clusters of the tree.
+        weights: weights of clients in the mean of a group.
     """
 
     window: int = 2
@@ -84,11 +83,11 @@ class FedTreeLoRA(CommonMethod):
     averaged: ClassVar[tuple[str, ...]] = ("groups",)
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FedTreeLoRAState:
-        """Everyone starts from the same adapter."""
+        """All clients start from the same adapter."""
         return FedTreeLoRAState(round=0, adapter=adapter, clients=dict(clients))
 
     def task(self, state: FedTreeLoRAState, client: ClientId) -> ClientTask | None:
-        """A warm-up; then every layer's group adapter, which is given back, and scalar, which is private."""
+        """A warm-up first; then a task that trains the group's adapter, which is uploaded, and private scalars."""
         if state.round > self.last_round:
             return None
         if client not in state.assignment:
@@ -102,12 +101,12 @@ class FedTreeLoRA(CommonMethod):
     def aggregate(
         self, state: FedTreeLoRAState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> FedTreeLoRAState:
-        """Warm-up: collects, and cuts the tree once everyone has answered. Rounds: means per layer and group."""
+        """Collects warm-ups and cuts the tree after the last one; in rounds, averages per layer and group."""
         updates = by_client(updates)
         individuals = {**state.individuals, **{update.client: update.tensors for update in updates}}
         state = replace(state, individuals=individuals)
         if not state.layers:
-            warmup = state.warmup.collect(updates, absent).used()  # the tensors stand in individuals
+            warmup = state.warmup.collect(updates, absent).used()  # ``individuals`` has the tensors
             state = replace(state, warmup=warmup)
             return state if warmup.pending(state.clients) else self._cut(state)
         state = self._place(state, [update for update in updates if update.phase == WARMUP])
@@ -121,9 +120,9 @@ class FedTreeLoRA(CommonMethod):
         return self._with_rests(replace(state, round=state.round + 1, groups=groups))
 
     def model(self, state: FedTreeLoRAState, client: ClientId) -> ClientModel:
-        """In every layer the adapter of the client's group and the mean of the rest of the world.
+        """In every layer, the adapter of the client's group and the mean of the other clients.
 
-        The client lays its own scalars over the initial ones, which weigh both halves alike.
+        The client replaces the initial scalars, with which both adapters weigh one half, by its own.
         """
         if client not in state.assignment:
             return ClientModel(state.adapter.spec, state.individuals.get(client, state.adapter.tensors))
@@ -134,14 +133,14 @@ class FedTreeLoRA(CommonMethod):
             return ClientModel(state.adapter.spec, tensors)
         for layer, groups, rests in zip(state.layers, state.groups, state.rests, strict=True):
             label = layer.labels[client]
-            # Without a rest of the world the second adapter has weight 0, whatever its values are.
+            # Without other clients, the second adapter has weight 0, whatever its values are.
             tensors.update(renumber(rests[label] or groups[label], REST))
             for module in layer.modules:
                 tensors[str(TensorName(module, "G"))] = torch.full((1,), 0.0 if rests[label] else ALONE)
         return ClientModel(replace(state.adapter.spec, num_experts=2, own=GROUP, mixer="scalar"), tensors)
 
     def group(self, state: FedTreeLoRAState, client: ClientId) -> int:
-        """Its group in the last layer; before the tree is cut every client stands alone."""
+        """The client's group in the last layer; before the tree is cut, a group of its own."""
         if client in state.assignment:
             return state.assignment[client]
         return -1 - sorted(state.clients).index(client)
@@ -149,7 +148,7 @@ class FedTreeLoRA(CommonMethod):
     def _cut(self, state: FedTreeLoRAState) -> FedTreeLoRAState:
         warmups = state.individuals
         if not warmups:
-            raise RunFailedError("no client's warm-up could be used: there is nothing to build the tree from")
+            raise RunFailedError("no client's warm-up could be used, so the tree cannot be built")
         b = {client: b_matrices(tensors) for client, tensors in warmups.items()}
         layers = cut_layers(b, window=self.window, tau=self.tau, linkage=self.linkage, distance=self.distance)
         last = layers[-1]
@@ -171,7 +170,7 @@ class FedTreeLoRA(CommonMethod):
     def _means(
         self, layers: Sequence[LayerCut], uploads: Mapping[ClientId, Tensors], rows: Mapping[ClientId, int]
     ) -> list[dict[int, dict[str, Tensor]]]:
-        """Per layer: group -> the mean of what its clients uploaded."""
+        """Per layer: group -> the mean of its clients' uploads."""
         weights = client_weights(rows, self.weights)
         return [
             ClusterMeans()({c: _of_layer(t, layer) for c, t in uploads.items()}, weights, layer.labels)
@@ -185,7 +184,7 @@ class FedTreeLoRA(CommonMethod):
         return replace(state, rests=tuple(rests))
 
     def _rest(self, state: FedTreeLoRAState, layer: LayerCut, group: int) -> Tensors:
-        """Mean of what the clients of other groups gave back last; {} without any."""
+        """Mean of the last uploads of the clients of other groups; {} if there are none."""
         others = {client: state.clients[client] for client, label in sorted(layer.labels.items()) if label != group}
         weights = client_weights(others, self.weights)
         states = [_of_layer(state.individuals[client], layer) for client in weights]
@@ -202,7 +201,7 @@ class FedTreeLoRA(CommonMethod):
             per_layer = layer_distances(compared, [layer.modules for layer in layers], self.distance)
             d = torch.stack(per_layer).mean(0)[0, 1:].tolist()  # sorted names: the late client is the first
             nearest = order[d.index(min(d))]
-            # Groups are nested: whoever shares the last layer shares all before it.
+            # Groups are nested: clients that share the last layer share all layers.
             fellow = next(c for c, label in sorted(layers[-1].labels.items()) if label == nearest)
             layers = tuple(
                 replace(layer, labels={**layer.labels, update.client: layer.labels[fellow]}) for layer in layers
@@ -215,7 +214,7 @@ class FedTreeLoRA(CommonMethod):
 
 
 def _of_layer(tensors: Tensors, layer: LayerCut) -> dict[str, Tensor]:
-    """The A and B of one layer's modules, as expert 0."""
+    """The A and B of one layer's modules, numbered as expert 0."""
     names = [str(TensorName(module, kind, 0)) for module in layer.modules for kind in "AB"]
     return {name: tensors[name] for name in names}
 

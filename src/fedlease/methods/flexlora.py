@@ -1,4 +1,4 @@
-"""FlexLoRA: the products of clients' adapters are averaged, and every client gets their mean at its own rank, by SVD.
+"""FlexLoRA: the products of adapters are averaged, and every client gets their mean at its own rank, by SVD.
 
 Bai, Chen, Qian, Yao, Li: Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources.
 NeurIPS 2024. https://arxiv.org/abs/2402.11505
@@ -19,16 +19,16 @@ __all__ = ["FlexLoRA", "build"]
 
 @dataclass(frozen=True)
 class FlexLoRA(FedIT):
-    """FedIT with the mean of the products B A instead of the means of A and of B, written as a pair of rank R.
+    """FedIT with the mean of the products B A, written as a pair of rank R, instead of the means of A and of B.
 
-    Clients of a lower rank are the matter of :class:`fedlease.methods.ranks.WithRanks`: the best approximation of rank
-    r_i of the mean is that of its best approximation of rank R.
+    :class:`fedlease.methods.ranks.WithRanks` cuts the pair for clients of a lower rank r_i, which gives the best
+    approximation of rank r_i of the mean itself.
     """
 
     averaged: ClassVar[tuple[str, ...]] = ()
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """The best pair of rank R for the weighted mean of the products."""
+        """Replaces the adapter by the best pair of rank R for the weighted mean of the products."""
         mean = product_mean(*weighted_uploads(updates, self.weights))
         return replace(state, adapter=replace(state.adapter, tensors={**state.adapter.tensors, **mean}))
 

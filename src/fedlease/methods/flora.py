@@ -1,4 +1,4 @@
-"""FLoRA: clients' adapters are stacked and added to the frozen weights of all, and every round begins with new ones.
+"""FLoRA: clients' adapters are stacked and added to the frozen weights, and every round starts with new adapters.
 
 Wang, Shen, He, Sun, Wang, Lyu, Li: FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank
 Adaptations. NeurIPS 2024. https://arxiv.org/abs/2409.05976
@@ -24,7 +24,7 @@ __all__ = ["FLoRA", "FLoRAState", "build"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class FLoRAState(ResidualState):
-    """State of a FLoRA run: the residual is the sum of the stacks, and the next round starts from B = 0.
+    """State of a FLoRA run: the residual is the sum of all stacks, and ``adapter`` has a new A and B = 0.
 
     Attributes:
         seed: root seed, for the A of every round.
@@ -38,24 +38,24 @@ class FLoRA(OnResidual):
     """Parameters of FLoRA: those of FedIT, and ranks.
 
     Attributes:
-        ranks: of clients; None gives all the common one. A client of rank r_i trains the first r_i rows of the round's
-            A, and alpha_i = alpha r_i / R, so that alpha / r is one for all.
+        ranks: ranks of the clients; None: all have the common rank. A client of rank r_i trains the first r_i rows of
+            the round's A, with alpha_i = alpha r_i / R, so that alpha / r is the same for all.
     """
 
     ranks: Ranks | None = None
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> FLoRAState:
-        """The initial adapter is that of the first round, and nothing is added to the frozen weights."""
+        """The initial adapter is that of the first round; the residual is empty."""
         return FLoRAState(round=1, adapter=adapter, clients=dict(clients), seed=seed)
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """The stack ``[B_1 ... B_N] [w_1 A_1; ...; w_N A_N]``, which is the mean of the products, and a new A."""
+        """Adds the mean of the products, ``[w_1 B_1 ... w_N B_N] [A_1; ...; A_N]``, to the residual; draws a new A."""
         assert isinstance(state, FLoRAState)
         stack = stacked(*weighted_uploads(updates, self.weights))
         return replace(state, adapter=_drawn(state), residual=extended(state.residual, stack))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The round's adapter, at the client's rank, on top of all that was added."""
+        """The round's adapter at the client's rank, on top of the residual."""
         assert isinstance(state, FLoRAState)
         spec = state.adapter.spec
         own = at_rank(state.adapter, spec.r if self.ranks is None else self.ranks.of(client))
@@ -63,7 +63,7 @@ class FLoRA(OnResidual):
 
 
 def _drawn(state: FLoRAState) -> ClientModel:
-    """An adapter for the round after this one: A drawn anew, the same for all, and B = 0."""
+    """The adapter of the next round: a newly drawn A, the same for all clients, and B = 0."""
     spec, tensors = state.adapter.spec, state.adapter.tensors
     sides = {module: shape_of(tensors, module)[::-1] for module in spec.target_modules}
     seed = derive(state.seed, "flora", state.round + 1)

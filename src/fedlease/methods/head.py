@@ -1,4 +1,4 @@
-"""The head policy, once for all methods: ``local``, ``shared`` or ``frozen``."""
+"""The head policy, ``local``, ``shared`` or ``frozen``, as a wrapper around any method."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +17,11 @@ __all__ = ["Head", "HeadState", "WithHead", "with_head"]
 
 @dataclass(frozen=True)
 class Head:
-    """One client's classifier before training.
+    """One client's classifier head before training.
 
     Attributes:
-        labels: the client's own label list.
-        tensors: ``head/<parameter>`` -> value; equal for equal label counts.
+        labels: the client's label list.
+        tensors: ``head/<parameter>`` -> value; the same for all clients with equally many labels.
     """
 
     labels: tuple[str, ...]
@@ -31,11 +31,12 @@ class Head:
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class HeadState(WrapperState):
-    """The method's state and, when heads are shared, what belongs to them.
+    """The wrapped state with shared heads.
 
     Attributes:
-        heads: client -> its current head.
-        late: clients that were admitted later; one whose labels are not its group's shares its head with nobody else.
+        heads: client -> its current head; {} unless heads are shared.
+        late: clients that were admitted after the start; a late client with other labels than its group's shares its
+            head with no other client.
     """
 
     heads: Mapping[ClientId, Tensors]
@@ -44,14 +45,14 @@ class HeadState(WrapperState):
 
 @dataclass(frozen=True)
 class WithHead(Wrapper):
-    """A method whose tasks also train, or at least carry, a classifier head; made by :func:`with_head`.
+    """A method whose tasks also have a classifier head; made by :func:`with_head`.
 
     Attributes:
-        policy: ``local``: trained, never uploaded; ``shared``: averaged within the method's groups;
-            ``frozen``: left at its initial value, as in the authors' released code.
+        policy: ``local``: trained and never uploaded; ``shared``: trained and averaged within the method's groups;
+            ``frozen``: never trained, as in the authors' released code.
         heads: client -> initial head.
-        weights: how shared heads are weighted, as the method weights its adapters.
-        mean: averages shared heads.
+        weights: weights of clients in the mean of shared heads.
+        mean: mean of shared heads.
     """
 
     policy: HeadPolicy
@@ -60,7 +61,7 @@ class WithHead(Wrapper):
     mean: Mean = weighted_mean
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HeadState:
-        """The method's first state; shared heads start at their initial values."""
+        """The wrapped method's first state, with the initial heads if heads are shared."""
         heads = {client: dict(self.heads[client].tensors) for client in sorted(clients)}
         inner = self.method.init(adapter, clients, seed)
         state = HeadState(inner=inner, heads=heads if self.policy == "shared" else {})
@@ -68,7 +69,7 @@ class WithHead(Wrapper):
         return state
 
     def task(self, state: HeadState, client: ClientId) -> ClientTask | None:
-        """The method's task, with the head among the tensors, trained and uploaded as the policy says."""
+        """The wrapped method's task with the head, which is trained and uploaded as the policy says."""
         task = self.method.task(state.inner, client)
         if task is None:
             return None
@@ -83,7 +84,7 @@ class WithHead(Wrapper):
     def aggregate(
         self, state: HeadState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> HeadState:
-        """The method's aggregation; shared heads are averaged within each group."""
+        """The wrapped method's aggregation; shared heads are averaged within each group."""
         bare = [replace(update, tensors=_without_head(update.tensors)) for update in updates]
         after = replace(state, inner=self.method.aggregate(state.inner, bare, absent))
         if self.policy != "shared":
@@ -95,7 +96,7 @@ class WithHead(Wrapper):
         answered = {update.client for update in updates}
         heads = dict(current)
         for members in groups:
-            # Where the groups themselves changed (allocation), the heads of all members meet for the first time.
+            # In a group that has just been formed, the heads of all members are averaged for the first time.
             voters = [client for client in members if client in answered or tuple(members) not in before]
             if voters:
                 weights = client_weights({client: after.clients[client] for client in voters}, self.weights)
@@ -104,11 +105,11 @@ class WithHead(Wrapper):
         return replace(after, heads=heads)
 
     def model(self, state: HeadState, client: ClientId) -> ClientModel:
-        """The method's model, with the head."""
+        """The wrapped method's model with the head."""
         return self._with_head(state, client, self.method.model(state.inner, client))
 
     def admit(self, state: HeadState, client: ClientId, num_examples: int) -> HeadState:
-        """The method's; a late client's head must be in ``heads``."""
+        """Admits a late client, whose head must be in ``heads``, to the wrapped method."""
         inner = self.method.admit(state.inner, client, num_examples)
         if self.policy != "shared":
             return replace(state, inner=inner)
@@ -116,12 +117,12 @@ class WithHead(Wrapper):
         return replace(state, inner=inner, heads=heads, late=state.late | {client})
 
     def _with_head(self, state: HeadState, client: ClientId, model: ClientModel) -> ClientModel:
-        # A client that the method does not know has the head that it would start from.
+        # Heads that are not shared, or of clients that the state does not know, are the initial ones.
         head = state.heads.get(client, self.heads[client].tensors)
         return replace(model, tensors={**model.tensors, **head})
 
     def _groups(self, state: HeadState) -> list[list[ClientId]]:
-        """Clients whose heads are averaged; they have one label list."""
+        """Groups of clients whose heads are averaged: they share the method's group and one label list."""
         groups: dict[tuple[int, tuple[str, ...]], list[ClientId]] = {}
         for client in sorted(state.heads):
             key = (self.method.group(state.inner, client), self.heads[client].labels)
@@ -129,7 +130,7 @@ class WithHead(Wrapper):
         return list(groups.values())
 
     def _check_groups(self, state: HeadState) -> None:
-        """A late client cannot end a run that the others have begun; whoever was there must fit its group."""
+        """Refuses groups with different label lists, except for late clients, which must not end a running run."""
         firsts: dict[int, ClientId] = {}
         for client in sorted(state.heads):
             if client not in state.late:
@@ -149,10 +150,10 @@ def with_head(
     weights: Weighting = "num_examples",
     mean: Mean = weighted_mean,
 ) -> WithHead:
-    """Gives a method heads under one policy, the same for all methods that are compared.
+    """Adds classifier heads under one policy to a method.
 
     Raises:
-        ValueError: no such policy.
+        ValueError: the policy does not exist.
     """
     if policy not in get_args(HeadPolicy):
         raise ValueError(f"policy must be one of {get_args(HeadPolicy)}, received {policy!r}")

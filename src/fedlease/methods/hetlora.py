@@ -26,7 +26,7 @@ class HetLoRAState(CommonState):
     """State of a HetLoRA run; ``adapter`` has the largest rank.
 
     Attributes:
-        pruned: client -> the rank that it has come down to.
+        pruned: client -> the rank to which it has been pruned.
     """
 
     pruned: Mapping[ClientId, int] = field(default_factory=dict)
@@ -34,12 +34,12 @@ class HetLoRAState(CommonState):
 
 @dataclass(frozen=True)
 class HetLoRA(FedIT):
-    """Parameters of HetLoRA: those of FedIT but for the weights, which are the norms of the clients' updates.
+    """Parameters of HetLoRA: those of FedIT, except that clients are weighted by the norms of their updates.
 
     Attributes:
-        ranks: of clients at the start; None gives all the common one.
-        gamma: in (0, 1]; the directions from gamma r on are a client's tail, which it gives up in the round in which
-            training makes it smaller. 1 prunes nobody; with equal ranks that is FedIT, weighted by norms.
+        ranks: ranks of the clients at the start; None: all have the common rank.
+        gamma: in (0, 1]; directions after the first gamma r are a client's tail, which is pruned in the first round in
+            which training makes it smaller. 1 never prunes; with equal ranks, that is FedIT weighted by norms.
         penalty: lambda, weight of the tail's norm in the local loss, at least 0.
     """
 
@@ -50,11 +50,11 @@ class HetLoRA(FedIT):
     averaged: ClassVar[tuple[str, ...]] = ("adapter",)
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HetLoRAState:
-        """Everyone has the first r_i rows of the common A."""
+        """Clients start from the first r_i rows of the common A."""
         return HetLoRAState(round=1, adapter=adapter, clients=dict(clients))
 
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
-        """Train A and B of the client's rank, its tail drawn to zero, and give them back."""
+        """FedIT's task at the client's rank, with the penalty on its tail."""
         task = super().task(state, client)
         if task is None or not self.penalty:
             return task
@@ -63,7 +63,7 @@ class HetLoRA(FedIT):
         return replace(task, term=LocalTerm(tail=self.penalty, kept=kept)) if kept < rank else task
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """Prunes whose tail has become smaller, pads with zeros, and takes the mean weighted by norms."""
+        """Prunes clients whose tail has become smaller, pads with zeros, and averages with norms as weights."""
         assert isinstance(state, HetLoRAState)
         pruned, states, norms = dict(state.pruned), [], []
         for update in by_client(updates):
@@ -79,14 +79,14 @@ class HetLoRA(FedIT):
         return replace(state, adapter=adapter, pruned=dict(sorted(pruned.items())))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The first directions of the shared adapter, as many as the client's rank."""
+        """The shared adapter, cut to the client's rank."""
         assert isinstance(state, HetLoRAState)
         full = state.adapter.spec.r
         rank = state.pruned.get(client, full if self.ranks is None else self.ranks.of(client))
         return first_ranks(state.adapter, rank)
 
     def _kept(self, rank: int) -> int:
-        """Directions before the tail, at least one."""
+        """Number of directions before the tail, at least 1."""
         return max(1, int(self.gamma * rank))
 
 

@@ -1,4 +1,4 @@
-"""HiLoRA: one adapter for all, then one per cluster on top of it, then one per client on top of both.
+"""HiLoRA: one adapter for all clients, then one per cluster on top of it, then one per client on top of both.
 
 Peng, Zou, Zeng, Li, Chen, Li, Wang: HiLoRA: Hierarchical Low-Rank Adaptation for Personalized Federated Learning.
 CVPR 2026. https://arxiv.org/abs/2603.02785
@@ -20,7 +20,7 @@ from fedlease.methods.base import CommonMethod, CommonState, Terms, by_client
 __all__ = ["HiLoRA", "HiLoRAState", "build"]
 
 TIERS = ("root", "cluster", "leaf")
-"""Phases, and experts 0, 1 and 2 of a client's model."""
+"""Names of the phases, in which experts 0, 1 and 2 of a client's model are trained."""
 
 
 @serialisable
@@ -29,9 +29,9 @@ class HiLoRAState(CommonState):
     """State of a HiLoRA run; ``adapter`` is the root.
 
     Attributes:
-        start: A and B that every tier starts from.
-        clusters: A and B of every cluster; () before there are any.
-        subspaces: client -> its smoothed B of the root tier, by module.
+        start: A and B from which every tier starts.
+        clusters: A and B of every cluster; () before the clustering.
+        subspaces: client -> module -> running mean of its B of the root tier.
     """
 
     start: Tensors
@@ -41,16 +41,16 @@ class HiLoRAState(CommonState):
 
 @dataclass(frozen=True)
 class HiLoRA(CommonMethod):
-    """Parameters of HiLoRA. It has no warm-up: the whole budget T is spent in rounds, tier after tier.
+    """Parameters of HiLoRA. It has no warm-up and spends the whole budget T in rounds, tier after tier.
 
     Attributes:
-        weights: how clients are weighted.
-        max_clusters: most clusters, at least 2.
-        root: share of the rounds in which the root is trained; at least those that replace a warm-up, in which
-            everyone is asked.
-        cluster: share in which clusters are, so that leaves are in the rest.
-        apart: gamma, weight of ||B_above^T B||^2 in the local loss for every tier above; at least 0.
-        smoothing: share of the past in a client's B, in [0, 1).
+        weights: weights of clients in a mean.
+        max_clusters: largest number of clusters, at least 2.
+        root: share of the rounds in which the root is trained, but at least the rounds that replace a warm-up, in which
+            every client is asked.
+        cluster: share of the rounds in which clusters are trained; leaves are trained in the others.
+        apart: gamma, weight of ||B_above^T B||^2 in the local loss for every tier above, at least 0.
+        smoothing: weight of earlier rounds in a client's mean B, in [0, 1).
     """
 
     weights: Weighting = "num_examples"
@@ -69,13 +69,13 @@ class HiLoRA(CommonMethod):
         return (round_ > root) + (round_ > root + round(self.cluster * self.last_round))
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HiLoRAState:
-        """The initial adapter is the first root, and what clusters and leaves start from."""
+        """The initial adapter is the first root, from which clusters and leaves start too."""
         return HiLoRAState(round=1, adapter=adapter, clients=dict(clients), start=adapter.tensors)
 
     def task(self, state: HiLoRAState, client: ClientId) -> ClientTask | None:
-        """Train the adapter of the tier on top of those above, which are frozen; a leaf is private.
+        """A task that trains the adapter of the tier on top of the frozen ones above; a leaf is private.
 
-        A client without a cluster trains the root by itself once, which places it.
+        A late client first trains the root once, which only serves to place it in a cluster.
         """
         if state.round > self.last_round:
             return None
@@ -90,7 +90,7 @@ class HiLoRA(CommonMethod):
     def aggregate(
         self, state: HiLoRAState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> HiLoRAState:
-        """The mean of the root, or of every cluster; clusters are found once the root is done."""
+        """Averages the root, or every cluster; clusters are made after the last round of the root."""
         updates = by_client(updates)
         after = self._seen(state, [update for update in updates if update.phase == TIERS[0]])
         if not self.tier(state.round):
@@ -106,7 +106,7 @@ class HiLoRA(CommonMethod):
         return self._begin(after) if not state.clusters and self.tier(after.round) else after
 
     def model(self, state: HiLoRAState, client: ClientId) -> ClientModel:
-        """Root, cluster and leaf, as far as the run is; the client lays its own leaf over the initial one."""
+        """The adapters of all tiers reached so far; the client replaces the initial leaf by its own."""
         tiers = [state.adapter.tensors]
         if client in state.assignment:
             tiers += [state.clusters[state.assignment[client]], state.start][: self.tier(state.round)]
@@ -118,11 +118,11 @@ class HiLoRA(CommonMethod):
         return ClientModel(spec, {name: tensor for own in named for name, tensor in own.items()}, kept=above)
 
     def group(self, state: HiLoRAState, client: ClientId) -> int:
-        """Its cluster; all are one group before there are any."""
+        """The client's cluster; before the clustering, all clients are one group."""
         return state.assignment.get(client, 0)
 
     def _seen(self, state: HiLoRAState, updates: Sequence[ClientUpdate]) -> HiLoRAState:
-        """The state with the smoothed B of those who trained the root, and a cluster for whoever has none."""
+        """The state with updated mean B of clients that trained the root, and with late clients placed in clusters."""
         subspaces, assignment = dict(state.subspaces), dict(state.assignment)
         for update in updates:
             known = subspaces.get(update.client)
@@ -133,7 +133,7 @@ class HiLoRA(CommonMethod):
         return replace(state, subspaces=dict(sorted(subspaces.items())), assignment=dict(sorted(assignment.items())))
 
     def _begin(self, state: HiLoRAState) -> HiLoRAState:
-        """The clusters of all that have trained; before anyone has, there is nothing to find them by."""
+        """The state with the clusters of all clients that have trained; unchanged if none has."""
         if not state.subspaces:
             return state
         allocation = grouped(state.subspaces, self.max_clusters)

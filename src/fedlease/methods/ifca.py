@@ -1,4 +1,4 @@
-"""IFCA with LoRA: K adapters compete; every client trains the one that fits its rows best, each averaged by its users.
+"""IFCA with LoRA: K candidate adapters, of which every client trains the one that fits its rows best.
 
 Ghosh, Chung, Yin, Ramchandran: An Efficient Framework for Clustered Federated Learning. NeurIPS 2020.
 https://arxiv.org/abs/2006.04088
@@ -29,9 +29,9 @@ class IFCAState(CommonState):
     """State of an IFCA run.
 
     Attributes:
-        seed: root seed, for the draw that makes the candidates.
-        candidates: K states; () until they are made.
-        choices: client -> the candidate it chose last.
+        seed: root seed, for the random partition that makes the candidates.
+        candidates: A and B of the K candidates; () until the end of the warm-up.
+        choices: client -> the candidate that it chose last.
     """
 
     seed: int
@@ -43,15 +43,15 @@ class IFCAState(CommonState):
 class IFCA(CommonMethod):
     """Parameters of IFCA.
 
-    With B = 0 all candidates are one function, so they cannot start from one adapter: they are made of the clients'
-    first updates. A client compares them by the loss through its own head, which has been trained with the one it chose
-    before and favours it.
+    With B = 0, all candidates would be the same function, so they are made of the clients' warm-ups instead of one
+    initial adapter. A client compares the candidates with its own head, which favours the candidate that it was last
+    trained with.
 
     Attributes:
-        num_candidates: K, usually the number of groups expected; at most one per client. 1 is FedIT after a warm-up.
-        candidate_start: ``groups``, means over the groups of a random partition of all clients, or ``clients``, the
-            updates of K clients drawn at random as they are. The same when K is the number of clients.
-        weights: how clients are weighted.
+        num_candidates: K, usually the expected number of groups; at most one per client. 1 is FedIT after a warm-up.
+        candidate_start: ``groups``: means over the groups of a random partition of all clients; ``clients``: the
+            warm-ups of K random clients. Both are the same if K is the number of clients.
+        weights: weights of clients in a mean.
     """
 
     num_candidates: int = 4
@@ -61,10 +61,10 @@ class IFCA(CommonMethod):
     averaged: ClassVar[tuple[str, ...]] = ("candidates",)
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> IFCAState:
-        """Everyone starts from the same adapter.
+        """All clients start from the same adapter.
 
         Raises:
-            ValueError: ``num_candidates`` is below 1, or ``candidate_start`` is none of its values.
+            ValueError: ``num_candidates`` is below 1, or ``candidate_start`` does not exist.
         """
         if self.num_candidates < 1:
             raise ValueError(f"num_candidates must be at least 1, received {self.num_candidates}")
@@ -73,7 +73,7 @@ class IFCA(CommonMethod):
         return IFCAState(round=0, seed=seed, adapter=adapter, clients=dict(clients))
 
     def task(self, state: IFCAState, client: ClientId) -> ClientTask | None:
-        """First a warm-up; then choose among the candidates, train the chosen one and give it back."""
+        """A warm-up first; then a task that chooses among the candidates, trains the chosen one and uploads it."""
         if state.round > self.last_round:
             return None
         if not state.candidates or client not in state.warmup.results:
@@ -85,7 +85,7 @@ class IFCA(CommonMethod):
     def aggregate(
         self, state: IFCAState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> IFCAState:
-        """The mean of every candidate over those who chose it; one that nobody chose stays as it is."""
+        """Averages every candidate over the clients that chose it; a candidate without clients does not change."""
         updates = by_client(updates)
         warmup = state.warmup.collect(updates, () if state.candidates else absent)
         if not state.candidates:
@@ -102,14 +102,14 @@ class IFCA(CommonMethod):
         )
 
     def model(self, state: IFCAState, client: ClientId) -> ClientModel:
-        """The candidates, and as its tensors the one that the client chose last."""
+        """The candidate that the client chose last, with all candidates to choose from."""
         if not state.candidates:
             return ClientModel(state.adapter.spec, state.warmup.results.get(client, state.adapter.tensors))
         last = state.candidates[state.choices.get(client, 0)]
         return ClientModel(state.adapter.spec, last, state.candidates)
 
     def group(self, state: IFCAState, client: ClientId) -> int:
-        """The candidate it chose last; before the first choice every client stands alone."""
+        """The candidate that the client chose last; before its first choice, a group of its own."""
         if client in state.choices:
             return state.choices[client]
         return -1 - sorted(state.clients).index(client)
@@ -117,7 +117,7 @@ class IFCA(CommonMethod):
     def _make_candidates(self, state: IFCAState) -> IFCAState:
         clients = sorted(state.warmup.results)
         if not clients:
-            raise RunFailedError("no client's first update could be used: there is nothing to make candidates from")
+            raise RunFailedError("no client's warm-up could be used, so candidates cannot be made")
         order = torch.randperm(len(clients), generator=generator(state.seed, "ifca")).tolist()
         count = min(self.num_candidates, len(clients))
         if self.candidate_start == "clients":

@@ -1,6 +1,6 @@
-"""Local training: every client trains an adapter of its own and shares nothing.
+"""Local training: every client trains its own adapter and shares nothing.
 
-The baseline to beat when tasks differ: what federation adds is what it gains over this.
+It is the baseline when tasks differ: the gain over it is what federation contributes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,16 +15,16 @@ __all__ = ["Local", "build"]
 
 @dataclass(frozen=True)
 class Local(CommonMethod):
-    """Parameters of local training. Its first task has E epochs, so that a warm-up of others is the same work."""
+    """Parameters of local training. The first task has E epochs, like the warm-up of other methods."""
 
     averaged: ClassVar[tuple[str, ...]] = ()
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> CommonState:
-        """Everyone starts from the same adapter."""
+        """All clients start from the same adapter."""
         return CommonState(round=0, adapter=adapter, clients=dict(clients))
 
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
-        """Train A and B, give nothing back."""
+        """A task that trains A and B, and uploads nothing."""
         if state.round > self.last_round:
             return None
         if state.round == 0 or client not in state.warmup.results:
@@ -35,17 +35,17 @@ class Local(CommonMethod):
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> CommonState:
-        """Nothing is averaged; only the round advances, once every client has been asked."""
+        """Advances the round, the first time only after every client has been asked; nothing is averaged."""
         warmup = state.warmup.collect(updates, absent)
         waiting = state.round == 0 and bool(warmup.pending(state.clients))
         return replace(state, round=state.round + (not waiting), warmup=warmup)
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The initial adapter; the client lays its own over it."""
+        """The initial adapter, which the client replaces by its own."""
         return state.adapter
 
     def group(self, state: CommonState, client: ClientId) -> int:
-        """Every client stands alone."""
+        """A group of its own for every client."""
         return sorted(state.clients).index(client)
 
 

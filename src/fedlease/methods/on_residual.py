@@ -1,6 +1,6 @@
-"""One shared adapter on top of what has been added to the frozen weights of all: what such methods have in common.
+"""The common part of methods with one shared adapter on top of a residual, see :mod:`fedlease.core.residual`.
 
-Clients keep what was added, as the papers have it: a client that was there in the last round is sent what is new since.
+Clients keep the residual, as the papers assume: a client is sent only what has been added since its last round.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ __all__ = ["OnResidual", "ResidualState"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class ResidualState(CommonState):
-    """State of a run with a residual; ``adapter`` is what everyone trains next.
+    """State of a run with a residual; ``adapter`` is trained in the next round.
 
     Attributes:
-        residual: what has been added to the frozen weights, see :mod:`fedlease.core.residual`.
+        residual: sum of the updates added to the frozen weights, see :mod:`fedlease.core.residual`.
     """
 
     residual: Tensors = field(default_factory=dict)
@@ -30,12 +30,12 @@ class ResidualState(CommonState):
 
 @dataclass(frozen=True)
 class OnResidual(FedIT):
-    """FedIT on top of a residual, which its subclasses extend when they aggregate."""
+    """FedIT on top of a residual, which subclasses extend in ``combined``."""
 
     averaged: ClassVar[tuple[str, ...]] = ()
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> ResidualState:
-        """The initial adapter is the first shared one, and nothing is added to the frozen weights."""
+        """The initial adapter is the first shared one; the residual is empty."""
         return ResidualState(round=1, adapter=adapter, clients=dict(clients))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:

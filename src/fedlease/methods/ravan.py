@@ -1,4 +1,4 @@
-"""Ravan: several cores of r x r, each between frozen factors of its own and with a scale, are trained and averaged.
+"""Ravan: several r x r cores, each with a scale and its own frozen factors, are trained and averaged.
 
 Raje, Askin, Jhunjhunwala, Joshi: Ravan: Multi-Head Low-Rank Adaptation for Federated Fine-Tuning. NeurIPS 2025.
 https://arxiv.org/abs/2506.05568
@@ -28,8 +28,8 @@ class RavanState(CommonState):
     """State of a Ravan run.
 
     Attributes:
-        factors: A and B of every head, frozen.
-        cores: ``<module>/G`` (heads, 1 + r r): the scale, which is 1 for all, and the core of every head.
+        factors: the frozen A and B of every head.
+        cores: ``<module>/G`` (heads, 1 + r r): the scale of every head, 1, followed by its core.
     """
 
     factors: Tensors
@@ -41,7 +41,7 @@ class Ravan(FedIT):
     """FedIT of cores: the update of a module is (alpha / r) sum over heads e of s_e B_e H_e A_e.
 
     Attributes:
-        heads: at least 1, each of the adapter's rank.
+        heads: number of heads, at least 1, each of the adapter's rank.
     """
 
     heads: int = 4
@@ -49,7 +49,7 @@ class Ravan(FedIT):
     averaged: ClassVar[tuple[str, ...]] = ("cores",)
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> RavanState:
-        """Factors that are drawn from the seed, orthonormal over all heads where they have room; H = 0 and s = 1."""
+        """Draws factors from the seed, orthonormal over as many heads as fit; H = 0 and s = 1."""
         factors, cores, r = {}, {}, adapter.spec.r
         for module in adapter.spec.target_modules:
             for kind, side in (("A", 1), ("B", 0)):
@@ -63,7 +63,7 @@ class Ravan(FedIT):
         return RavanState(round=1, adapter=adapter, clients=dict(clients), factors=factors, cores=cores)
 
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
-        """Train scales and cores, and give them back."""
+        """A task that trains and uploads scales and cores."""
         if state.round > self.last_round:
             return None
         model = self.model(state, client)
@@ -71,7 +71,7 @@ class Ravan(FedIT):
         return ClientTask(PHASE, state.round, model, (Stage(names, self.budget.epochs(state.round)),), upload=names)
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """The mean of s H; every s is 1 again."""
+        """Averages s H, and sets every s to 1 again."""
         assert isinstance(state, RavanState)
         whole = [replace(u, tensors={name: _multiplied(g) for name, g in u.tensors.items()}) for u in updates]
         return replace(state, cores=mean_update(whole, self.weights))
@@ -84,12 +84,12 @@ class Ravan(FedIT):
 
 
 def _multiplied(core: Tensor) -> Tensor:
-    """The rows 1, s H of rows s, H."""
+    """Rows (1, s H) from rows (s, H)."""
     return torch.cat([torch.ones_like(core[:, :1]), core[:, :1] * core[:, 1:]], 1)
 
 
 def _orthonormal(width: int, r: int, heads: int, rng: torch.Generator) -> Tensor:
-    """(width, heads r) float64 whose columns are orthonormal; of more heads than there is room for, group by group."""
+    """A random (width, heads r) float64 matrix with orthonormal columns, in groups where heads r > width."""
     room = width // r
     groups = [torch.randn(width, min(room, heads - begin) * r, generator=rng) for begin in range(0, heads, room)]
     return torch.cat([torch.linalg.qr(group.double())[0] for group in groups], 1)

@@ -1,4 +1,4 @@
-"""Federated LoRA methods over one contract; :data:`METHODS` is the only table, and other packages add to it."""
+"""The table of federated LoRA methods, :data:`METHODS`, to which other packages can add theirs."""
 
 import importlib
 from collections.abc import Mapping
@@ -54,10 +54,10 @@ METHODS: dict[str, str] = {
     "scaffold": "fedlease.methods.scaffold:build",
     "slora": "fedlease.methods.slora:build",
 }
-"""Name -> ``module:builder``, see :data:`fedlease.methods.base.Builder`; imported when it is asked for."""
+"""Name -> ``module:builder``, see :data:`fedlease.methods.base.Builder`; a module is imported when it is needed."""
 
 CENTRALISED = "centralised"
-"""The ceiling, all rows pooled: no federated method, but a run that leaves FedIT's state."""
+"""Training on all rows pooled, an upper bound: not a federated method, but a run with FedIT's state."""
 
 UNEQUAL_RANKS: dict[str, dict[str, str]] = {
     "fedlease": {"signal": "BA", "average": "product"},
@@ -69,11 +69,11 @@ UNEQUAL_RANKS: dict[str, dict[str, str]] = {
     "local": {},
     CENTRALISED: {},
 }
-"""Methods whose clients may have unequal ranks -> the values that their settings then must have: A and B by themselves
-can be neither compared nor averaged. Pooled rows train one adapter, of the largest rank."""
+"""Method whose clients may have unequal ranks -> settings that it then needs, because A and B of unequal ranks can be
+compared and averaged only as products. Pooled rows train one adapter, of the largest rank."""
 
 OWN_RANKS = frozenset({"fedrora", "flora", "hetlora"})
-"""Those that give every client its rank themselves, see ``Terms.ranks``; the others know one rank, the largest."""
+"""Methods that apply the clients' ranks themselves, see ``Terms.ranks``; others only work at the largest rank."""
 
 OTHER_NAMES: dict[str, str] = {
     "fedavg": "fedit",
@@ -85,20 +85,20 @@ OTHER_NAMES: dict[str, str] = {
     "centralized": "centralised",
     "standalone": "local",
 }
-"""A method's name elsewhere -> its name here. A method has one name in settings and files; faults name it."""
+"""A method's name elsewhere -> its name here, for error messages; settings and files accept only the latter."""
 
 GROUP = "fedlease.methods"
-"""The group of entry points by which other packages add methods: name -> :class:`MethodFacts`."""
+"""The entry point group by which other packages add methods: name -> :class:`MethodFacts`."""
 
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """The target of another package's entry point: facts about its method, known before that is imported.
+    """Facts about a method of another package, known without importing the method: the target of its entry point.
 
     Attributes:
         build: ``module:builder``, see :data:`fedlease.methods.base.Builder`; imported when the method is used.
         settings: class of the method's own settings, a :class:`fedlease.config.sections.Section` with a default for
-            each; they stand under the method's name, with ``_`` for ``-``. None for a method without any.
+            each. The section has the method's name, with ``_`` for ``-``. None for a method without settings.
     """
 
     build: str
@@ -106,12 +106,12 @@ class MethodFacts:
 
 
 def added_methods() -> set[str]:
-    """The names that other packages give to methods; nothing is imported, and one may not be usable."""
+    """The names of methods of other packages; nothing is imported, so a name may turn out unusable."""
     return added_names(GROUP)
 
 
 def method_facts(name: str) -> MethodFacts | None:
-    """Facts that a package states of the method that it adds; None for our methods, and for unknown ones.
+    """Facts about a method of another package; None for this package's methods and unknown names.
 
     Raises:
         ConfigError: the name is taken, or the package cannot be imported.
@@ -120,7 +120,7 @@ def method_facts(name: str) -> MethodFacts | None:
 
 
 def known_methods() -> list[str]:
-    """Names that ``method`` and ``baselines`` may have, sorted; other packages are not imported."""
+    """Names allowed for ``method`` and ``baselines``, sorted; other packages are not imported."""
     return sorted({CENTRALISED, *METHODS, *added_methods()})
 
 
@@ -136,11 +136,11 @@ def builder_path(name: str) -> str:
 
 
 def load_method(name: str) -> "Builder":
-    """Imports what builds a method, and with it makes the method's state readable.
+    """Imports a method's builder, which also makes the method's state readable.
 
     Raises:
         KeyError: no such method.
-        ConfigError: the package that adds it cannot be imported, or has no such builder.
+        ConfigError: the package that adds it cannot be imported, or does not have the builder.
     """
     path = builder_path(name)
     module, _, attribute = path.partition(":")
@@ -159,8 +159,8 @@ def make_method(name: str, terms: "Terms", settings: Mapping[str, Any] | None = 
 
     Args:
         name: one of :func:`known_methods`.
-        terms: what compared methods share.
-        settings: those of the method's own section.
+        terms: settings that compared methods share.
+        settings: of the method's own section.
 
     Raises:
         KeyError: no such method.

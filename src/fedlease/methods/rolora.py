@@ -1,4 +1,4 @@
-"""RoLoRA: B and A are trained and averaged in turn, so that the mean of the products is the product of the means.
+"""RoLoRA: B and A are trained and averaged in turns, so that the mean of products is the product of means.
 
 Chen, Guo, Ju, Dalal, Zhu, Khisti: Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA.
 NeurIPS 2025. https://arxiv.org/abs/2502.01755 (first as https://arxiv.org/abs/2409.02346)
@@ -15,19 +15,19 @@ __all__ = ["RoLoRA", "build"]
 
 @dataclass(frozen=True)
 class RoLoRA(FedIT):
-    """FedIT of B alone in odd rounds, of A alone in even ones; what is frozen stays as it is, and is not sent.
+    """FedIT of only B in odd rounds and only A in even rounds; the other matrix is frozen and not sent.
 
-    B comes first: it begins at 0, and as long as it is 0 no gradient reaches A.
+    B is trained first: it starts at 0, and as long as it is 0, A gets no gradient.
     """
 
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
-        """Trains the half whose turn it is, and gives it back."""
+        """A task that trains and uploads the matrix whose turn it is."""
         half = "B" if state.round % 2 else "A"
         task = FedIT(self.budget, self.weights, trained=half, sent=half).task(state, client)
         return task if task is None else replace(task, model=self.model(state, client))
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The shared adapter, of which a client that was there in the last round lacks the half that was averaged."""
+        """The shared adapter; a client of the last round is sent only the matrix that was averaged since."""
         return replace(state.adapter, kept=state.adapter.names("AB"))
 
 

@@ -1,4 +1,4 @@
-"""SCAFFOLD: FedIT, whose clients go by everyone's mean gradient instead of what their own pulls them to.
+"""SCAFFOLD: FedIT whose clients correct their gradients by the difference from the mean gradient of all clients.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging for Federated Learning.
 ICML 2020. https://arxiv.org/abs/1910.06378
@@ -25,7 +25,7 @@ class ScaffoldState(CommonState):
     """State of a SCAFFOLD run.
 
     Attributes:
-        variates: client -> c_i, its mean gradient of A and B when it trained last; 0 for one that has not.
+        variates: client -> c_i, the mean gradient of A and B in its last task; absent, and counted as 0, before that.
     """
 
     variates: Mapping[ClientId, Tensors] = field(default_factory=dict)
@@ -35,8 +35,8 @@ class ScaffoldState(CommonState):
 class Scaffold(FedIT):
     """FedIT with <c - c_i, w> in the local loss, where c is the mean of c_i over all clients.
 
-    c_i is the mean gradient over the steps of the client's last task, without the term. Under plain SGD that is the
-    paper's second option, c_i - c + (x - y_i) / (K eta), to the letter; under AdamW it stays a gradient.
+    c_i is the mean gradient over the steps of the client's last task, without the term. Under plain SGD this equals the
+    paper's second option, c_i - c + (x - y_i) / (K eta); under AdamW it is still a gradient.
     """
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> ScaffoldState:
@@ -44,7 +44,7 @@ class Scaffold(FedIT):
         return ScaffoldState(round=1, adapter=adapter, clients=dict(clients))
 
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
-        """FedIT's, with the term, and with the mean gradients among what is given back."""
+        """FedIT's task with the term, which also uploads mean gradients."""
         assert isinstance(state, ScaffoldState)
         task = super().task(state, client)
         if task is None:
@@ -53,7 +53,7 @@ class Scaffold(FedIT):
         return replace(task, term=LocalTerm(slope=slope) if slope else None, gradients=True)
 
     def combined(self, state: CommonState, updates: Sequence[ClientUpdate]) -> CommonState:
-        """The means of A and of B, and the variates of those who answered."""
+        """Averages A and B, and replaces the variates of the clients that answered."""
         assert isinstance(state, ScaffoldState)
         names = {str(TensorName.parse(name).gradient): name for name in state.adapter.names("AB")}
         variates, trained = dict(state.variates), []
@@ -64,7 +64,7 @@ class Scaffold(FedIT):
         return super().combined(replace(state, variates=dict(sorted(variates.items()))), trained)
 
     def _slope(self, state: ScaffoldState, client: ClientId) -> dict[str, Tensor]:
-        """c - c_i; {} as long as nobody has trained."""
+        """c - c_i; {} as long as no client has trained."""
         weights = client_weights(state.clients, self.weights)
         total = sum(weights.values())
         slope: dict[str, Tensor] = {}

@@ -1,7 +1,6 @@
-"""A method whose server steps towards its means by an optimiser of its own, see :mod:`fedlease.core.server_step`.
+"""A wrapper whose server steps towards the method's means by an optimiser, see :mod:`fedlease.core.server_step`.
 
-Whatever the method averages is stepped by itself: the one adapter of FedIT, every expert and router of FedLEASE, every
-candidate of IFCA.
+Every mean has its own steps: the adapter of FedIT, every expert and router of FedLEASE, every candidate of IFCA.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,10 +20,10 @@ __all__ = ["StepState", "WithServerStep", "unstepped"]
 @serialisable
 @dataclass(frozen=True, kw_only=True)
 class StepState(WrapperState):
-    """The state of the method within, and what the server remembers of its steps.
+    """The wrapped state with the server's moments.
 
     Attributes:
-        moments: where a mean stands in the state, ``experts/0/<tensor>`` for example -> its moments.
+        moments: place of a mean in the state, such as ``experts/0/<tensor>`` -> its moments.
     """
 
     moments: Mapping[str, Moments] = field(default_factory=dict)
@@ -32,14 +31,14 @@ class StepState(WrapperState):
 
 @dataclass(frozen=True)
 class WithServerStep(Wrapper):
-    """Steps by ``step`` wherever the method within has put a mean.
+    """Applies the server's step to every mean that the wrapped method has made.
 
-    A tensor that the method leaves in place is no mean and stays: a frozen half, the expert of a cluster of which
-    nobody answered. After a round that groups clients anew the means are new experts, which are taken as they are, and
-    nothing is remembered.
+    A tensor that the method leaves in place is not a mean and does not change: a frozen matrix, or the expert of a
+    cluster without an answer. In a round that groups clients again, the means are new experts, which are taken as they
+    are, and all moments are dropped.
 
     Attributes:
-        step: how.
+        step: the server's optimiser.
     """
 
     step: ServerStep
@@ -49,7 +48,7 @@ class WithServerStep(Wrapper):
     def aggregate(
         self, state: StepState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> StepState:
-        """The aggregation of the method within, and the step."""
+        """The wrapped method's aggregation, followed by the server's step."""
         after = self.method.aggregate(state.inner, updates, absent)
         if state.round == 0 or after.allocation is not state.inner.allocation:
             return replace(state, inner=after, moments={})
@@ -75,7 +74,7 @@ class WithServerStep(Wrapper):
 
 
 def unstepped(method: Any, state: Any) -> tuple[Any, Any]:
-    """A method and its state without the server's steps, for rounds in which no server takes part."""
+    """Removes the wrapper from a method and its state, for training without a server."""
     if isinstance(method, WithServerStep):
         return unstepped(method.method, state.inner)
     if isinstance(method, Wrapper):

@@ -1,4 +1,4 @@
-"""SLoRA: everyone first trains a sparse share of the frozen weights, whose mean gives A and B their start.
+"""SLoRA: clients first train a sparse share of the frozen weights, whose mean change gives A and B their start.
 
 Babakniya, Elkordy, Ezzeldin, Liu, Song, El-Khamy, Avestimehr: SLoRA: Federated Parameter Efficient Fine-Tuning of
 Language Models. FL@FM-NeurIPS 2023. https://arxiv.org/abs/2308.06522
@@ -30,8 +30,8 @@ class SLoRAState(CommonState):
     """State of an SLoRA run.
 
     Attributes:
-        sparse: shape of the model of the first stage.
-        values: ``<module>/G`` (k,), the sparse differences; {} once they have become A and B.
+        sparse: spec of the model of the first stage.
+        values: ``<module>/G`` (k,), the sparse differences; {} after they have been converted to A and B.
     """
 
     sparse: AdapterSpec
@@ -43,8 +43,8 @@ class SLoRA(FedIT):
     """FedIT whose A and B start from a first stage in which sparse differences to the frozen weights are averaged.
 
     Attributes:
-        stage: share of the rounds that the first stage has, in [0, 1], rounded up; 0 is FedIT, to the bit.
-        density: share of the weights of an adapted module that it trains, in (0, 1].
+        stage: share of the rounds that belong to the first stage, in [0, 1], rounded up; 0 is FedIT, bit for bit.
+        density: share of the weights of an adapted module that the first stage trains, in (0, 1].
     """
 
     stage: float = 0.25
@@ -54,11 +54,11 @@ class SLoRA(FedIT):
 
     @property
     def sparse_rounds(self) -> int:
-        """R_1, rounds of the first stage."""
+        """R_1, the number of rounds of the first stage."""
         return math.ceil(self.stage * self.last_round)
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> SLoRAState:
-        """Positions are drawn from the seed, the same for all; the differences are 0."""
+        """Draws the positions from the seed, the same for all clients; the differences are 0."""
         spec = adapter.spec
         sparse = replace(spec, dropout=0.0, mixer="sparse", density=self.density, places=derive(seed, "slora") % 2**32)
         values = {
@@ -69,7 +69,7 @@ class SLoRA(FedIT):
         return SLoRAState(round=1, adapter=adapter, clients=dict(clients), sparse=sparse, values=values)
 
     def task(self, state: CommonState, client: ClientId) -> ClientTask | None:
-        """Train the differences and give them back; in the second stage A and B."""
+        """A task that trains and uploads the differences, or A and B in the second stage."""
         assert isinstance(state, SLoRAState)
         task = super().task(state, client)
         if task is None or not state.values:
@@ -80,7 +80,7 @@ class SLoRA(FedIT):
     def aggregate(
         self, state: CommonState, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()
     ) -> CommonState:
-        """The mean of the differences, which become A and B after the first stage; then those of A and of B."""
+        """Averages the differences, and converts them to A and B after the first stage; then averages A and B."""
         assert isinstance(state, SLoRAState)
         if not state.values:
             return super().aggregate(state, updates, absent)
@@ -89,7 +89,7 @@ class SLoRA(FedIT):
         return self._primed(after) if state.round == self.sparse_rounds else after
 
     def model(self, state: CommonState, client: ClientId) -> ClientModel:
-        """The differences beside the initial adapter, which adds nothing, and which clients have; then the adapter."""
+        """The differences beside the initial adapter, which adds nothing; in the second stage, the adapter."""
         assert isinstance(state, SLoRAState)
         if not state.values:
             return state.adapter
@@ -97,7 +97,7 @@ class SLoRA(FedIT):
         return ClientModel(state.sparse, {**start, **state.values}, kept=frozenset(start))
 
     def _primed(self, state: SLoRAState) -> SLoRAState:
-        """A and B of the best approximation of the differences, whose scale is that of the weights."""
+        """The state with A and B that approximate the differences best, scaled by r / alpha."""
         spec, tensors = state.adapter.spec, dict(state.adapter.tensors)
         for module in spec.target_modules:
             a, b, values = (str(TensorName(module, *which)) for which in (("A", 0), ("B", 0), ("G",)))

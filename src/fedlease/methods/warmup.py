@@ -1,4 +1,4 @@
-"""The warm-up that four methods share: every client trains the common adapter alone, and is asked once."""
+"""The warm-up that several methods share: every client trains the common adapter once, alone."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,32 +12,32 @@ WARMUP = "warmup"
 """The phase in which the server asks every client once; in all other phases it samples."""
 
 WARMUP_TRIES = 2
-"""A client whose warm-up is refused this often is treated as one that joins late."""
+"""Number of refused warm-ups after which a client counts as one that joins late."""
 
 
 @serialisable
 @dataclass(frozen=True)
 class Warmup:
-    """Who has answered in the warm-up so far.
+    """The answers in the warm-up so far.
 
     Attributes:
-        results: client -> what it uploaded; emptied by :meth:`used`.
-        refusals: client -> how often its warm-up was refused.
+        results: client -> its upload; emptied by :meth:`used`.
+        refusals: client -> number of its warm-ups that were refused or did not arrive.
     """
 
     results: Mapping[ClientId, Tensors] = field(default_factory=dict)
     refusals: Mapping[ClientId, int] = field(default_factory=dict)
 
     def pending(self, clients: Iterable[ClientId]) -> list[ClientId]:
-        """The clients whose warm-up is still to come."""
+        """The clients that have not answered and may still be asked."""
         return [c for c in clients if c not in self.results and self.refusals.get(c, 0) < WARMUP_TRIES]
 
     def collect(self, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = ()) -> "Warmup":
-        """The bookkeeping after one more step.
+        """The answers after one more step.
 
         Args:
-            updates: those of this step; those of other phases are passed over.
-            absent: clients that were asked and whose update did not come or was refused.
+            updates: of this step; those of other phases are ignored.
+            absent: clients whose update was requested but did not arrive or was refused.
         """
         answers = {update.client: update.tensors for update in updates if update.phase == WARMUP}
         refusals = {client: self.refusals.get(client, 0) + 1 for client in absent}
@@ -46,14 +46,14 @@ class Warmup:
     def task(
         self, client: ClientId, adapter: ClientModel, budget: Budget, round_: int, *, upload: bool = True
     ) -> ClientTask | None:
-        """Trains A and B of the common adapter for E epochs; None in round 0 for a client that is not pending.
+        """A task that trains A and B for E epochs; None in round 0 for a client that is not pending.
 
         Args:
-            client: one without a warm-up; one that joins late is asked in later rounds.
-            adapter: the common one.
-            budget: holds E.
-            round_: the state's.
-            upload: whether A and B are given back, or stay private.
+            client: a client without a warm-up; late clients are asked in later rounds.
+            adapter: the adapter that all clients start from.
+            budget: gives E.
+            round_: of the state.
+            upload: whether A and B are uploaded, or stay private.
         """
         if round_ == 0 and not self.pending([client]):
             return None
@@ -62,11 +62,11 @@ class Warmup:
         return ClientTask(WARMUP, round_, adapter, stages, upload=names if upload else frozenset())
 
     def used(self) -> "Warmup":
-        """The same bookkeeping without tensors, once nothing needs them any more."""
+        """The same answers without their tensors, to free memory."""
         return replace(self, results={client: {} for client in self.results})
 
 
 def warmup_stages(names: frozenset[str], epochs: int, budget: Budget) -> tuple[Stage, ...]:
-    """One stage of all epochs, or stages as long as rounds, the last with the remaining epochs."""
+    """One stage of all epochs or, with ``warmup_as_rounds``, stages of as many epochs as a round has."""
     step = budget.local_epochs if budget.warmup_as_rounds else max(1, epochs)
     return tuple(Stage(names, min(step, epochs - done)) for done in range(0, max(1, epochs), step))

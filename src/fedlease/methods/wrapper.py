@@ -1,4 +1,4 @@
-"""A method around another method: passes everything on, so that a variation states only what it changes."""
+"""A base for methods that wrap another method and state only what they change."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +12,16 @@ __all__ = ["Wrapper", "WrapperState", "innermost", "with_innermost"]
 
 
 def _within(name: str) -> Any:
-    """A property that reads a field of the state within."""
+    """A property that reads a field of the wrapped state."""
     return property(attrgetter(f"inner.{name}"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrapperState:
-    """The state of the method within, read through; a wrapper adds fields of its own.
+    """A state that has the fields of the wrapped method's state; wrappers add their own.
 
     Attributes:
-        inner: the state of the method within.
+        inner: state of the wrapped method.
     """
 
     inner: State
@@ -40,11 +40,11 @@ class WrapperState:
 
 @dataclass(frozen=True)
 class Wrapper:
-    """A method that does what the method within does.
+    """A method that passes every call on to the wrapped method.
 
     Attributes:
-        STATE: what holds the state of the method within.
-        method: the method within; it does not know that it is wrapped.
+        STATE: class of the state, which holds the wrapped method's state.
+        method: the wrapped method.
     """
 
     STATE: ClassVar[type[WrapperState]] = WrapperState
@@ -53,49 +53,49 @@ class Wrapper:
 
     @property
     def budget(self) -> Budget:
-        """As the method within has it."""
+        """The wrapped method's budget."""
         return self.method.budget
 
     @property
     def last_round(self) -> int:
-        """As the method within has it."""
+        """The wrapped method's last round."""
         return self.method.last_round
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """Those of the method within."""
+        """The wrapped method's fields that hold means."""
         return self.method.averaged
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> Any:
-        """Wraps the first state of the method within."""
+        """Wraps the wrapped method's first state."""
         return self.STATE(inner=self.method.init(adapter, clients, seed))
 
     def task(self, state: Any, client: ClientId) -> ClientTask | None:
-        """The task of the method within."""
+        """The wrapped method's task."""
         return self.method.task(state.inner, client)
 
     def aggregate(self, state: Any, updates: Sequence[ClientUpdate], absent: Collection[ClientId] = frozenset()) -> Any:
-        """The aggregation of the method within."""
+        """The wrapped method's aggregation."""
         return replace(state, inner=self.method.aggregate(state.inner, updates, absent))
 
     def model(self, state: Any, client: ClientId) -> ClientModel:
-        """The model of the method within."""
+        """The wrapped method's model."""
         return self.method.model(state.inner, client)
 
     def admit(self, state: Any, client: ClientId, num_examples: int) -> Any:
-        """Admits the client to the method within."""
+        """Admits the client to the wrapped method."""
         return replace(state, inner=self.method.admit(state.inner, client, num_examples))
 
     def group(self, state: Any, client: ClientId) -> int:
-        """The group that the method within puts the client into."""
+        """The group into which the wrapped method puts the client."""
         return self.method.group(state.inner, client)
 
 
 def innermost(state: Any) -> Any:
-    """The state of the method within all that stands around it."""
+    """The state of the innermost wrapped method."""
     return innermost(state.inner) if isinstance(state, WrapperState) else state
 
 
 def with_innermost(state: Any, new: Any) -> Any:
-    """The same state around another one of the method within."""
+    """The state with the innermost wrapped state replaced."""
     return replace(state, inner=with_innermost(state.inner, new)) if isinstance(state, WrapperState) else new

@@ -1,4 +1,4 @@
-"""The rounds: who takes part, what is asked, what is accepted, what every listener hears.
+"""The rounds: participation, requests to clients, checks of their updates, and events for listeners.
 
-No page, no printing and no wire.
+Nothing here prints, draws a page or opens a network connection.
 """

@@ -1,4 +1,4 @@
-"""A transport without clients: it makes up replies and counts the work that real clients would do."""
+"""A transport without clients, which makes up replies and counts the work and bytes of real clients."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,12 +37,12 @@ __all__ = ["DryTransport", "NoCheckpoint", "Work"]
 
 @dataclass
 class Work:
-    """Rows that clients would compute with, each counted once per pass.
+    """Rows that clients would process, each counted once per pass.
 
     Attributes:
-        trained: in training.
-        compared: in the choice among candidates.
-        scored: in scoring.
+        trained: rows for training.
+        compared: rows for the choice among candidates.
+        scored: rows for scoring.
     """
 
     trained: int = 0
@@ -52,20 +52,22 @@ class Work:
 
 @dataclass
 class DryTransport:
-    """Replies at once: warm-ups are made up so that clients fall into groups, later updates are what was received with
-    other A and B for every client, or changed at random where there are filters.
+    """Replies at once, with made-up updates.
+
+    Warm-ups are random, and equal within each of a given number of groups. Later updates are the received tensors with
+    small changes to A and B, or with random changes if filters encode changes.
 
     Attributes:
-        cards: client -> what is known of it.
-        start: the common start.
-        num_groups: that the warm-ups fall into.
+        cards: client -> its card.
+        start: adapter that all clients start from.
+        num_groups: number of groups of equal warm-ups.
         score_rounds: whether received models are scored before they are trained.
-        done: first steps that earlier methods of the run did and that are not done again; this method's are added.
-        filters: those whose client half is here.
-        traffic: counts what would travel.
-        work: counts what would be computed.
-        memories: of the filters.
-        sums: how updates are summed securely; they are counted as they would travel, and are not masked.
+        done: first steps of earlier methods of the run, which are not repeated; those of this method are added.
+        filters: filters whose client half runs here.
+        traffic: counts the bytes that would travel.
+        work: counts the rows that would be processed.
+        memories: memories of the filters.
+        sums: rules of secure sums, for counting the bytes of masked updates; None without them.
     """
 
     cards: Mapping[ClientId, ClientCard]
@@ -141,42 +143,42 @@ class DryTransport:
                 for name, tensor in tensors.items()
             }
         elif not all(isinstance(one, Differences) and one.kept_alone for one in self.filters):
-            # Some filters send what has changed, in codes whose size depends on it: everything has, as if at random.
+            # The size of encoded changes depends on their values, so all values change at random.
             tensors = {
                 name: tensor + torch.randn(tensor.shape, generator=generator(0, "estimate", client, task.round, name))
                 for name, tensor in tensors.items()
             }
         else:
-            # Whatever is made of the differences between clients has some, but little work is spent on making them up.
+            # Clients differ a little, which is cheap to compute and enough for methods that compare them.
             tensors = {
                 name: tensor + 0.01 * (number + 1) if TensorName.parse(name).kind in "AB" else tensor
                 for name, tensor in tensors.items()
             }
         candidates = task.model.candidates
-        # Nobody leaves a reference: who is unsure goes on comparing, which is what costs most.
+        # Unsure clients never join others, so that they go on comparing, which is the most expensive case.
         choice = group % len(candidates) * (not task.model.reference) if candidates else None
         rows = self.cards[client].train_rows
         return ClientUpdate(client, task.phase, task.round, rows, tensors, choice, {"loss": 0.0})
 
 
 def _of_one_half(name: str) -> str:
-    """The same for both halves of a client's rows, which have learnt the same."""
+    """The name of the first half's tensor, so that both halves of a warm-up are equal."""
     parsed = TensorName.parse(name)
     return str(parsed if parsed.expert is None else parsed._replace(expert=0))
 
 
 class NoCheckpoint:
-    """Steps that are recorded nowhere."""
+    """A checkpoint that records nothing."""
 
     def load(self) -> Saved | None:
-        """Nothing."""
+        """Returns None."""
         return None
 
     def clean(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def commit(self, saved: Saved, record: Mapping[str, Any] | None = None) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def note(self, record: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Does nothing."""

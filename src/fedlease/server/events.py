@@ -1,4 +1,4 @@
-"""Events that an engine sends its listeners while it runs. Listeners print, draw and log; engines never do.
+"""Events that a run sends to its listeners, which alone print, draw and log.
 
 ``python docs/events_table.py`` writes these classes into ``docs/listeners.md``.
 """
@@ -28,18 +28,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RunStarted:
-    """Settings and data are sound, the model is loaded; nothing is trained yet.
+    """Settings and data have been checked and the model is loaded; training has not started.
 
     Attributes:
         out: run folder.
-        settings: resolved, as ``config.yaml`` has them.
+        settings: resolved, as in ``config.yaml``.
         tasks: client -> the task of its rows.
         train_rows: client -> number of its train rows.
         test_rows: client -> number of its test rows.
-        warnings: of the data and of the base model, one sentence each.
-        resumed: whether the run was begun before.
-        skipped: client -> why it takes no part.
-        continues: run folder that this run goes on from; empty for one that begins anew.
+        warnings: about the data and the base model, one sentence each.
+        resumed: whether the run was started before.
+        skipped: client -> the reason why it takes no part.
+        continues: folder of the run that this run continues; empty for a new run.
     """
 
     out: Path
@@ -55,12 +55,12 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class MethodStarted:
-    """A method of the run begins, or goes on.
+    """A method of the run starts, or continues in a resumed run.
 
     Attributes:
         method: its name.
-        rounds: number of its last round, where that is known in advance.
-        done: steps that are behind it, in a resumed run.
+        rounds: number of its last round.
+        done: steps finished before, in a resumed run.
     """
 
     method: str
@@ -70,13 +70,13 @@ class MethodStarted:
 
 @dataclass(frozen=True)
 class StepStarted:
-    """A wave of the warm-up, or a round, begins.
+    """A wave of the warm-up, or a round, starts.
 
     Attributes:
         method: its name.
-        phase: of the tasks, such as ``warmup``; where clients came late both, as in ``experts + warmup``.
+        phase: of the tasks, such as ``warmup``; with late clients, of both kinds of tasks, as ``experts + warmup``.
         round: 0 for the warm-up, then 1, 2, ...
-        clients: those that are asked to train.
+        clients: clients that are asked to train.
     """
 
     method: str
@@ -87,14 +87,14 @@ class StepStarted:
 
 @dataclass(frozen=True)
 class BatchTrained:
-    """A client of this process has made an optimiser step.
+    """A client in this process has made an optimiser step.
 
     Attributes:
         method: its name.
-        client: who.
-        done: steps of its task so far.
-        total: steps of its task.
-        loss: of the batch.
+        client: id of the client.
+        done: finished steps of its task.
+        total: all steps of its task.
+        loss: mean loss of the batch.
     """
 
     method: str
@@ -106,17 +106,17 @@ class BatchTrained:
 
 @dataclass(frozen=True)
 class ClientFinished:
-    """A client's work in a step is over.
+    """A client has finished its work in a step.
 
     Attributes:
         method: its name.
         phase: of the task.
         round: 0 for the warm-up, then 1, 2, ...
-        client: who.
-        metrics: ``loss``, the mean over the rows in the last pass, and ``score``, of the received model on the client's
-            test rows, where rounds are scored.
-        seconds: that it trained.
-        reused: whether another method of the run had done the same first step, which was not done again.
+        client: id of the client.
+        metrics: ``loss``, the mean over the rows in the last pass; and, if rounds are scored, ``score``, of the
+            received model on the client's test rows.
+        seconds: time spent on training.
+        reused: whether the result is that of the same first step of another method, which was not repeated.
     """
 
     method: str
@@ -136,7 +136,7 @@ class UpdateRefused:
         method: its name.
         phase: of the task.
         round: 0 for the warm-up, then 1, 2, ...
-        client: whose.
+        client: id of the client.
         reason: one sentence.
     """
 
@@ -149,11 +149,11 @@ class UpdateRefused:
 
 @dataclass(frozen=True)
 class Allocated:
-    """The clients are grouped and the experts allocated.
+    """Experts are allocated to groups of clients.
 
     Attributes:
         method: its name.
-        allocation: who shares which expert, and why, see :class:`fedlease.core.types.Allocation`.
+        allocation: assignment of clients to experts, with its evidence, see :class:`fedlease.core.types.Allocation`.
     """
 
     method: str
@@ -175,7 +175,7 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class MethodFinished:
-    """A method is at its end, and its results are written.
+    """A method has ended, and its results are written.
 
     Attributes:
         method: its name.
@@ -188,7 +188,7 @@ class MethodFinished:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """Everything is written, the report too.
+    """The run has ended, and everything is written, including the report.
 
     Attributes:
         out: run folder.

@@ -26,10 +26,10 @@ __all__ = ["FILTERS", "Filter", "Filtered", "as_received", "as_sent", "make_filt
 
 
 class Filter(Protocol):
-    """Both halves of a filter. Each gives new values and leaves its arguments as they are.
+    """Both halves of a filter, which return new values and do not modify their arguments.
 
-    What a client has ``received``, and the ``residual`` of its last update that was used, are what a filter gave for
-    that client before; tensors ``aside`` are the client's own business and pass as they are.
+    ``received`` and ``residual`` are what the filter returned for the client before: the tensors that it has received,
+    and the rounding errors of its last update that was used. Tensors named in ``aside`` pass unchanged.
     """
 
     def broadcast(
@@ -38,19 +38,19 @@ class Filter(Protocol):
         received: Mapping[ClientId, Tensors],
         aside: Mapping[ClientId, Collection[str]],
     ) -> tuple[dict[ClientId, ClientModel], dict[ClientId, Tensors]]:
-        """At the server: the models as they travel to clients, and what each client has then."""
+        """At the server: encodes models for clients; also returns the tensors that each client will have decoded."""
 
     def whole(self, model: ClientModel, received: Tensors) -> ClientModel:
-        """At the server: a model that needs nothing which a client would have, from what it is to have then."""
+        """At the server: a model that needs no tensors kept by a client, with ``received`` as the decoded tensors."""
 
     def received(self, model: ClientModel, received: Tensors, aside: Collection[str]) -> tuple[ClientModel, Tensors]:
-        """At the client: the model as it is used, from what travelled, and what the client has now."""
+        """At the client: decodes a model; also returns the tensors that the client has now."""
 
     def upload(self, task: ClientTask, update: ClientUpdate, residual: Tensors) -> tuple[ClientUpdate, Tensors]:
-        """At the client: the update as it travels, for a task as the client received it, and the new residual."""
+        """At the client: encodes an update for a task as the client received it; also returns the new residual."""
 
     def collected(self, task: ClientTask, update: ClientUpdate) -> ClientUpdate:
-        """At the server: the update as it is checked and averaged, from what travelled."""
+        """At the server: decodes an update, which is then checked and averaged."""
 
 
 FILTERS: Mapping[str, Callable[[Tensors, int], Filter]] = {
@@ -59,30 +59,30 @@ FILTERS: Mapping[str, Callable[[Tensors, int], Filter]] = {
     "int8": lambda start, most: Differences(8, start, most),
     "int4": lambda start, most: Differences(4, start, most),
 }
-"""Name in the setting ``filters`` -> how the filter is made, of the common start and the bytes that a model may unpack
-to."""
+"""Name in the setting ``filters`` -> function that makes the filter, of the initial adapter's tensors and the largest
+size in bytes to which a model may unpack."""
 
 LAST = ("changed", "int8", "int4")
-"""Filters that remember what they sent, and so come last: whatever came after them would change it."""
+"""Filters that remember what they have sent and must come last, so that no other filter changes it."""
 
 
 def make_filters(names: Sequence[str], start: Tensors | None = None, most: int = MOST_BYTES) -> tuple[Filter, ...]:
-    """The filters of the settings, and behind them what spares tensors that clients keep, unless one of them does.
+    """Makes the filters of the settings, plus one that does not resend tensors that clients keep, if none does yet.
 
     Args:
-        names: in their order.
-        start: the adapter that all clients start from.
-        most: bytes that the tensors of one model may have.
+        names: in the order of the settings.
+        start: tensors of the adapter that all clients start from.
+        most: largest size of one model's tensors, in bytes.
 
     Raises:
-        ConfigError: no such filter, or one that cannot stand where it does.
+        ConfigError: a filter does not exist, or is not allowed at its place.
     """
     if unknown := [name for name in names if name not in FILTERS]:
         raise ConfigError(f"filters: must be among {', '.join(FILTERS)}, received {', '.join(map(repr, unknown))}")
     if early := [name for name in names[:-1] if name in LAST]:
         raise ConfigError(
-            f"filters: one of {', '.join(LAST)} at most, and at the end of the list, since it builds on what arrived; "
-            f"received [{', '.join(names)}] with {early[0]!r} before its end"
+            f"filters: only the last filter may be one of {', '.join(LAST)}, since it builds on what has arrived; "
+            f"received [{', '.join(names)}] with {early[0]!r} before the end"
         )
     kept = () if set(names) & set(LAST) else (Differences(32, start or {}, most, kept_alone=True),)
     return (*(FILTERS[name](start or {}, most) for name in names), *kept)
@@ -93,9 +93,9 @@ class Filtered:
     """A transport with the server halves of filters around it.
 
     Attributes:
-        transport: carries what has been filtered.
+        transport: carries the filtered requests and replies.
         filters: in the order of the settings.
-        memories: of the clients.
+        memories: memories of the filters about all clients.
     """
 
     transport: Transport
@@ -103,13 +103,13 @@ class Filtered:
     memories: Memories = field(default_factory=Memories)
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
-        """Those of the transport."""
+        """The clients of the transport."""
         return self.transport.clients()
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """Sends filtered requests and yields filtered replies; one that no filter can read is a refusal.
+        """Sends filtered requests and yields filtered replies; a reply that cannot be decoded becomes a refusal.
 
-        A client that has not what its request builds on is sent the same model whole.
+        A client that lacks the tensors on which its request builds is sent the same model whole.
         """
         sent, left = self._sent(requests)
         lacking = []
@@ -150,17 +150,17 @@ class Filtered:
                 update = one.collected(request.task, update)
         except PackingError as error:
             return Refused(f"its update cannot be read: {error}")
-        except Exception as error:  # one client's reply must not end the run, whatever is wrong with it
+        except Exception as error:  # no client's reply may end the run, whatever is wrong with it
             return Refused(f"its update cannot be read: {type(error).__name__}")
         return replace(reply, update=update)
 
 
 def as_received(request: Request, filters: Sequence[Filter], memory: Memory) -> tuple[Request, Memory]:
-    """A request as a client uses it, and what the client remembers then.
+    """Decodes a request at the client; also returns the client's new memory.
 
     Raises:
-        LacksBaseError: it builds on what this client has not.
-        PackingError: it cannot be read.
+        LacksBaseError: the request builds on tensors that this client does not have.
+        PackingError: the request cannot be decoded.
     """
     memory = memory.accepted(request.accepted)
     if isinstance(request, Finish):
@@ -174,7 +174,7 @@ def as_received(request: Request, filters: Sequence[Filter], memory: Memory) -> 
 
 
 def as_sent(request: Request, reply: Reply, filters: Sequence[Filter], memory: Memory) -> tuple[Reply, Memory]:
-    """A client's reply as it travels, to a request as the client received it, and what the client remembers then."""
+    """Encodes a client's reply to a decoded request; also returns the client's new memory."""
     if not isinstance(request, Train) or not isinstance(reply, Trained):
         return reply, memory
     update, spec, left = reply.update, request.model.spec.fingerprint(), dict[str, Tensor]()
@@ -185,14 +185,14 @@ def as_sent(request: Request, reply: Reply, filters: Sequence[Filter], memory: M
 
 
 def received_here(client: ClientId, request: Request, filters: Sequence[Filter], memories: Memories) -> Request:
-    """:func:`as_received`, of a client in this process."""
+    """Applies :func:`as_received` for a client in this process."""
     received, memory = as_received(request, filters, memories.of(client))
     memories.keep(client, memory)
     return received
 
 
 def sent_here(client: ClientId, request: Request, reply: Reply, filters: Sequence[Filter], memories: Memories) -> Reply:
-    """:func:`as_sent`, of a client in this process."""
+    """Applies :func:`as_sent` for a client in this process."""
     sent, memory = as_sent(request, reply, filters, memories.of(client))
     memories.keep(client, memory)
     return sent
@@ -205,7 +205,7 @@ def _with_model(request: Request, model: ClientModel) -> Request:
 
 
 def _aside(request: Request, received: Tensors) -> Collection[str]:
-    """The tensors of a request that no filter remembers: private ones, and when a client is scored, new ones."""
+    """Names of the tensors that no filter remembers: private ones and, in requests for scores, new ones."""
     if isinstance(request, Train):
         return request.task.private
     return flat(request.model).keys() - received.keys()

@@ -1,4 +1,4 @@
-"""The server's half of one secure sum: of the updates of one group in one step."""
+"""The server's half of a secure sum of the updates of one group in one step."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -39,12 +39,12 @@ __all__ = ["GroupSum", "Rules"]
 
 @dataclass(frozen=True)
 class Rules:
-    """What the settings say of sums.
+    """Settings of secure sums.
 
     Attributes:
-        resolution: of fixed-point numbers.
-        dropouts: share of a group that may vanish while its updates are summed.
-        weighted: whether clients weigh their train rows; else 1.
+        resolution: step of the fixed-point numbers.
+        dropouts: share of a group that may drop out while its updates are summed.
+        weighted: whether a client's weight is its number of train rows; otherwise it is 1.
     """
 
     resolution: float
@@ -52,21 +52,21 @@ class Rules:
     weighted: bool
 
     def threshold(self, count: int) -> int:
-        """Clients that must be left of so many."""
-        # A third of three is one, also where a third is not exact.
+        """Fewest clients that must remain of ``count``."""
+        # The small addend makes a third of three clients 1, although a third is not exact in floating point.
         return count - int(count * self.dropouts + 1e-9)
 
 
 @dataclass
 class GroupSum:
-    """One sum while it is under way; whoever replies with anything else than what is asked has vanished.
+    """The state of one sum; a client with any other reply than the requested one counts as dropped out.
 
     Attributes:
-        requests: client -> what it is asked to train.
-        rows: client -> its train rows.
-        rules: of the settings.
-        session: no two sums have the same.
-        refused: client -> why its update is not in the sum.
+        requests: client -> its request to train.
+        rows: client -> number of its train rows.
+        rules: settings of the sum.
+        session: random id of the sum.
+        refused: client -> the reason why its update is not in the sum.
         late: clients whose update came too late by the schedule.
     """
 
@@ -83,16 +83,16 @@ class GroupSum:
 
     @property
     def threshold(self) -> int:
-        """Clients that must be left in every message round."""
+        """Fewest clients that must remain after every message round."""
         return self.rules.threshold(len(self.requests))
 
     @property
     def width(self) -> int:
-        """Bytes of a number."""
+        """Bytes per masked number."""
         return width_of(sum(map(self._weight, self.requests)), self.rules.resolution)
 
     def key_asks(self) -> dict[ClientId, AskKeys]:
-        """The first messages."""
+        """The first messages, which ask for public keys."""
         first, members = next(iter(self.requests.values())), tuple(sorted(self.requests))
         rules = self.rules
         ask = AskKeys(
@@ -108,7 +108,7 @@ class GroupSum:
         return dict.fromkeys(members, ask)
 
     def take_keys(self, client: ClientId, reply: Any) -> None:
-        """A reply to them."""
+        """Takes a reply to the first message."""
         if (
             isinstance(reply, SumKeys)
             and _is_hex(reply.mask, KEY)
@@ -120,7 +120,7 @@ class GroupSum:
             self._refuse(client, reply)
 
     def share_asks(self) -> dict[ClientId, AskShares]:
-        """The second messages; none where too few are left."""
+        """The second messages, which ask for shares of secrets; {} if too few clients are left."""
         if not self._enough(self._keys):
             return {}
         first = next(iter(self.requests.values()))
@@ -128,7 +128,7 @@ class GroupSum:
         return dict.fromkeys(self._keys, ask)
 
     def take_shares(self, client: ClientId, reply: Any) -> None:
-        """A reply to them."""
+        """Takes a reply to the second message."""
         others = self._keys.keys() - {client}
         if (
             isinstance(reply, SumShares)
@@ -140,7 +140,7 @@ class GroupSum:
             self._refuse(client, reply)
 
     def train_requests(self) -> dict[ClientId, Train]:
-        """The third messages, which ask for the work; none where too few are left."""
+        """The third messages, which ask for training and a masked update; {} if too few clients are left."""
         if not self._enough(self._sealed):
             return {}
         found = {}
@@ -150,7 +150,7 @@ class GroupSum:
         return found
 
     def take_masked(self, client: ClientId, reply: Any) -> None:
-        """A reply to them."""
+        """Takes a reply to the third message."""
         limit, count = self.requests[client].seconds, 1 + sum(t.numel() for t in self._like(client).values())
         if not isinstance(reply, Masked):
             if isinstance(reply, Trained):
@@ -169,14 +169,14 @@ class GroupSum:
             self._masked[client] = reply
 
     def seed_asks(self) -> dict[ClientId, AskSeeds]:
-        """The last messages; none where too few are left."""
+        """The last messages, which ask for the shares that unmask the sum; {} if too few clients are left."""
         if not self._enough(self._masked):
             return {}
         first, survivors = next(iter(self.requests.values())), tuple(sorted(self._masked))
         return dict.fromkeys(survivors, AskSeeds(first.method, first.step, self.session, survivors))
 
     def take_seeds(self, client: ClientId, reply: Any) -> None:
-        """A reply to them; who vanishes now is in the sum all the same."""
+        """Takes a reply to the last message; a client that drops out now is in the sum anyway."""
         if (
             isinstance(reply, SumSeeds)
             and reply.seeds.keys() == self._masked.keys()
@@ -186,7 +186,7 @@ class GroupSum:
             self._seeds[client] = reply
 
     def replies(self) -> Iterator[tuple[ClientId, Trained | Refused]]:
-        """Every client's reply, whose update is the mean of the group; or why there is none."""
+        """Yields every client's reply with the mean of the group as its update, or with the reason for a refusal."""
         mean = None
         if self._masked and self._enough(self._seeds):
             try:
@@ -202,7 +202,7 @@ class GroupSum:
                 yield client, replace(trained, update=update, summed=len(self._masked))
 
     def _unmasked(self) -> dict[str, Any]:
-        """The mean of the survivors' updates, once the masks are off their sum."""
+        """Unmasks the sum of the remaining clients' updates, and returns their mean."""
         any_client = next(iter(self._masked))
         count = 1 + sum(tensor.numel() for tensor in self._like(any_client).values())
         masks: list[Words] = []
@@ -212,7 +212,7 @@ class GroupSum:
         for client in sorted(self._sealed.keys() - self._masked.keys()):
             secret = self._secret([self._seeds[h].keys[client] for h in helpers])
             if public_of(secret).hex() != self._keys[client].mask:
-                raise SumError("shares of a key do not fit")
+                raise SumError("the shares of a key do not fit together")
             for survivor in self._masked:
                 pair = noise(agreed(secret, bytes.fromhex(self._keys[survivor].mask)), self.session, count)
                 masks.append(pair if client > survivor else -pair)
@@ -234,7 +234,7 @@ class GroupSum:
         return self.rows[client] if self.rules.weighted else 1
 
     def _enough(self, left: Mapping[ClientId, Any]) -> bool:
-        """Whether enough clients are left; else none is."""
+        """Whether enough clients are left; if not, the sum fails for all."""
         if len(left) >= self.threshold:
             return True
         many = counted(len(self.requests), "client")

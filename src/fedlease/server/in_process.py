@@ -1,4 +1,4 @@
-"""All clients on one machine: one resident base model, clients one after another or several in one step."""
+"""A transport for clients in this process, which share one base model and work one by one or several in one step."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +23,16 @@ __all__ = ["InProcess"]
 
 @dataclass(frozen=True)
 class InProcess:
-    """Clients in this process; late ones are onboarded in a finished run.
+    """A transport for clients in this process.
 
     Attributes:
-        cards: client -> what is known of it.
-        workers: client -> what handles its requests.
-        traffic: counts what would travel.
-        filters: those whose client half is here.
-        stacker: trains several clients in one step; None trains one after another.
-        memories: of the filters.
-        members: client -> its half of secure sums; None where updates are not summed securely.
+        cards: client -> its card.
+        workers: client -> the worker that handles its requests.
+        traffic: counts the bytes that would travel.
+        filters: filters whose client half runs here.
+        stacker: trains several clients in one step; None trains one by one.
+        memories: memories of the filters.
+        members: client -> its half of secure sums; None without them.
     """
 
     cards: Mapping[ClientId, ClientCard]
@@ -48,8 +48,8 @@ class InProcess:
         return self.cards
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """One client after another, each when its reply is taken; those that are stacked when the first of them is."""
-        # Before the loop: scoring the bare base between mixtures would rebuild the adapter for every client.
+        """Yields replies one by one; a client works when its reply is taken, stacked clients when the first is."""
+        # Before the loop: scoring the untrained model between mixtures would rebuild the adapter for every client.
         self._score_untrained({c: one for c, one in requests.items() if isinstance(one, Finish)})
         waiting = list(requests)
         while waiting:
@@ -60,7 +60,7 @@ class InProcess:
             for client, request in received.items():
                 self.traffic.request(requests[client])
                 reply = self._reply(client, request)
-                self.workers[client].ahead = Ahead()  # which holds all that was learnt
+                self.workers[client].ahead = Ahead()  # frees the tensors computed ahead
                 self.traffic.reply(reply)
                 yield client, reply
 
@@ -78,12 +78,12 @@ class InProcess:
             return refusal
         reply = self.workers[client].handle(request)
         if member is not None and isinstance(request, Train) and request.masking is not None:
-            # No filter: what it would change is masked.
+            # Masked updates cannot be filtered.
             return member.masked(request, reply)
         return sent_here(client, request, reply, self.filters, self.memories)
 
     def _score_untrained(self, requests: Mapping[ClientId, Finish]) -> None:
-        """Has the untrained model scored for every client that has test rows."""
+        """Scores the untrained model for every client that has test rows."""
         workers = {client: self.workers[client] for client in requests if len(self.workers[client].client.test)}
         if self.stacker is not None:
             jobs = [untrained_of(worker, requests[client]) for client, worker in workers.items()]
@@ -94,7 +94,7 @@ class InProcess:
             worker.score_untrained(requests[client].untrained)
 
     def _work_ahead(self, received: Mapping[ClientId, Request]) -> None:
-        """Scores and trains, together, whoever of these clients can be computed together."""
+        """Scores and trains those of these clients together that can be stacked."""
         if self.stacker is None:
             return
         workers = {client: self.workers[client] for client in received}
@@ -115,7 +115,7 @@ class InProcess:
             worker.ahead = Ahead(trained.get(client), scored.get(client), seconds, own, choices.get(client))
 
     def _choices(self, received: Mapping[ClientId, Request]) -> dict[ClientId, int]:
-        """The best candidate of every client that has several and could be computed together with others."""
+        """Client -> its best candidate, for clients with candidates that can be stacked."""
         assert self.stacker is not None
         losses = self.stacker.losses(
             [job for c, one in received.items() for job in candidates_of(self.workers[c], one)]

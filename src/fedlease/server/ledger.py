@@ -19,14 +19,14 @@ Slots = Mapping[ClientId, Mapping[str, Tensors]]
 
 
 class Ledger:
-    """Per client, the last step whose update was used, and whether the client keeps private tensors.
+    """A record, per client, of the last step whose update was used, and of whether the client keeps private tensors.
 
-    A client learns of it with the next request. Clients in this process learn of it at once, so that a checkpoint holds
-    every private tensor.
+    A client learns from its next request that its update was used; clients in this process learn it at once, so that a
+    checkpoint has all private tensors.
 
     Args:
-        workers: the clients in this process, or None.
-        memories: of the filters.
+        workers: clients in this process; None if clients are elsewhere.
+        memories: memories of the filters.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Ledger:
         self._accepted: dict[ClientId, int] = {}
         self._keeps: set[ClientId] = set()
         self._best: dict[ClientId, int] = {}
-        # One object as long as it says the same, so that a checkpoint writes it once.
+        # The same object as long as its values are the same, so that checkpoints write it once.
         self._records: dict[ClientId, Tensors] = {}
 
     def standing(self, client: ClientId) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Ledger:
         }  # fmt: skip
 
     def remember(self, best: Best | None) -> None:
-        """Has clients elsewhere keep what they had in the best round."""
+        """Makes clients elsewhere keep their private tensors of the best round."""
         slots = {} if best is None else best.private
         there = {client: own[ELSEWHERE] for client, own in slots.items() if ELSEWHERE in own}
         self._best = {client: int(record["accepted"]) for client, record in there.items()}
@@ -55,22 +55,22 @@ class Ledger:
     def accept(
         self, step: int, tasks: Mapping[ClientId, ClientTask], model_of: Callable[[ClientId], ClientModel]
     ) -> None:
-        """Records a step.
+        """Records the clients whose update was used in a step.
 
         Args:
-            step: its number.
+            step: number of the step.
             tasks: client -> the task whose update was used.
-            model_of: gives the model that a client has from now on; private tensors of other adapters may go.
+            model_of: returns the model that a client has from now on; private tensors of other adapters are dropped.
         """
         self._accepted |= dict.fromkeys(tasks, step)
-        # What was sketched is asked for once, and missed then.
+        # A sketched warm-up is not private in this sense: it is requested later.
         self._keeps |= {client for client, task in tasks.items() if task.withheld}
         for client, worker in (self._workers or {}).items():
             if client in self._accepted:
                 worker.private = worker.private.accepted(self._accepted[client], model_of(client))
 
     def slots(self) -> Slots:
-        """Content of the checkpoint: private tensors in this process, else the record itself."""
+        """Private tensors for the checkpoint; of clients elsewhere, only this record."""
         if self._workers is not None:
             return {client: self._workers[client].private.slots for client in sorted(self._accepted)}
         return {client: {ELSEWHERE: self._record(client)} for client in sorted(self._accepted)}
@@ -89,22 +89,21 @@ class Ledger:
         return {"private": self.slots(), "received": dict(memories.received), "residuals": left}
 
     def resume(self, saved: Saved) -> None:
-        """Goes on from a checkpoint, see :meth:`restore`."""
+        """Restores everything from a checkpoint, see :meth:`restore`."""
         self._memories.restore(saved.received, saved.residuals)
         self.restore(saved.private, saved.step, finished=saved.finished, best=saved.best)
 
     def restore(self, slots: Slots, step: int, *, finished: bool, best: Best | None = None) -> None:
-        """Goes on from a checkpoint.
+        """Restores the record from a checkpoint.
 
         Args:
-            slots: as :meth:`slots` gave them; of clients that handed their tensors over, those.
-            step: the last step of the checkpoint.
-            finished: whether no step follows it.
+            slots: as returned by :meth:`slots`, or tensors that clients elsewhere have handed over.
+            step: last step of the checkpoint.
+            finished: whether it is the last step of the method.
             best: the round that early stopping has kept.
 
         Raises:
-            RunFolderError: clients keep their tensors on other machines, and this run would be in one process; or the
-                other way round.
+            RunFolderError: clients keep their tensors on other machines but this run is in one process, or vice versa.
         """
         records = {client: own[ELSEWHERE] for client, own in slots.items() if ELSEWHERE in own}
         if self._workers is None:
@@ -114,7 +113,7 @@ class Ledger:
                     f"the private tensors of client {min(here)!r} are in the run folder, so the run cannot go on over "
                     "Flower: resume it with --engine in-process"
                 )
-            # Clients still have what they handed over, and nothing of theirs is pending.
+            # Clients that have handed their tensors over still have them, and nothing is pending.
             self._accepted = dict.fromkeys(here, step)
             self._accepted |= {client: int(record["accepted"]) for client, record in records.items()}
             self._keeps = here | {client for client, record in records.items() if int(record["keeps"])}

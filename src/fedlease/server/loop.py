@@ -1,4 +1,4 @@
-"""The server's half of a run: steps over clients wherever they are, with a checkpoint after every step."""
+"""The server's half of a run: steps over clients on any transport, with a checkpoint after every step."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,23 +49,23 @@ __all__ = ["RoundLoop"]
 
 @dataclass
 class RoundLoop:
-    """Drives one method from its last checkpoint to its end.
+    """Runs one method from its last checkpoint to its end.
 
     Attributes:
         name: of the method, for events and files.
         method: with its head policy.
         channel: to the clients.
-        participation: which clients take part in a step.
-        checkpoint: where steps are recorded.
+        participation: rule for the clients that take part in a step.
+        checkpoint: records every step.
         listeners: receive every event.
         seed: root seed of the run.
-        schedule: when a step ends.
-        stopping: ends the method once rounds no longer help.
-        screen: refuses updates that no honest client sends, and names odd ones.
+        schedule: rule for the end of a step.
+        stopping: ends the method early if rounds no longer help.
+        screen: refuses updates that no honest client sends, and names suspicious ones.
         totals: bytes and seconds so far.
-        cards: client -> what is known of it.
-        unscored: client -> why it has no final scores.
-        best: the round that is kept, once the method has ended; None without early stopping.
+        cards: client -> its card.
+        unscored: client -> the reason why it has no final scores.
+        best: the best round, known at the end of the method; None without early stopping.
     """
 
     name: str
@@ -88,7 +88,7 @@ class RoundLoop:
         self._saved: Saved | None = None
 
     def run(self, initial: ClientModel) -> State:
-        """Runs the method to its end, from its checkpoint where there is one.
+        """Runs the method to its end, starting from its checkpoint if there is one.
 
         Args:
             initial: the adapter that all clients start from.
@@ -115,21 +115,21 @@ class RoundLoop:
         return saved.state
 
     def finish(self, untrained: Callable[[ClientId], ClientModel]) -> dict[ClientId, FinalScores]:
-        """Scores everyone's personalised model by the evaluation contract.
+        """Scores every client's personalised model on its own test rows.
 
         Args:
-            untrained: gives a client's initial adapter and head.
+            untrained: returns a client's initial adapter and head.
 
         Returns:
-            Client -> final scores; ``unscored`` says why others have none.
+            Client -> final scores; ``unscored`` has the reasons for the other clients.
 
         Raises:
-            RunFailedError: nobody could be scored.
+            RunFailedError: no client could be scored.
         """
         assert self._saved is not None  # run comes first
         state, hand_over = self._saved.state, self.channel.hand_over
         self.cards = self.channel.transport.clients()
-        # A newcomer that the last step did not see takes no part; who cannot learn is not in the state.
+        # Newcomers since the last step take no part. Clients that cannot learn are scored but not in the state.
         clients = [c for c, card in sorted(self.cards.items()) if c in state.clients or not card.weight]
         requests: dict[ClientId, Request] = {
             c: Finish(
@@ -145,7 +145,7 @@ class RoundLoop:
             raise RunFailedError(f"{self.name}: no client could be scored at the end. {reasons}")
         if hand_over:
             handed = {client: reply.private for client, reply in finished.items() if reply.private is not None}
-            # Whoever has not replied keeps its tensors, and its entry in the record.
+            # Clients that have not replied keep their tensors, and their entry in the record.
             self.checkpoint.commit(replace(self._saved, private={**self._ledger.slots(), **handed}))
         return {client: reply.scores for client, reply in finished.items()}
 
@@ -163,7 +163,7 @@ class RoundLoop:
         return self._commit(step, after, best)
 
     def _end(self, saved: Saved) -> Saved:
-        """The last step; under early stopping the best round takes its place."""
+        """Commits the end of the method; under early stopping, the best round replaces the last one."""
         if saved.best is not None:
             saved = replace(saved, state=saved.best.state, private=saved.best.private)
             self._ledger.restore(saved.private, saved.step, finished=True, best=saved.best)
@@ -171,13 +171,13 @@ class RoundLoop:
         return saved
 
     def _plan(self, saved: Saved) -> Step:
-        """Plans the requests of a step; newcomers are admitted first."""
+        """Plans the requests of a step, after admitting newcomers."""
         self.cards = self.channel.transport.clients()
         state: State = saved.state
         for client, card in sorted(self.cards.items()):
             if card.weight and client not in state.clients:
                 state = self.method.admit(state, client, card.weight)
-        # Clients whose warm-up was refused once: whoever is refused twice joins later.
+        # Clients whose warm-up was refused once are asked again; after a second refusal they join later.
         tried = frozenset(client for client, count in state.warmup.refusals.items() if count)
         task, first = partial(self.method.task, state), rounds_for_warmup(self.method)
         asked = self.participation.choose(sorted(state.clients), task, state.round, self.seed, first, tried)
@@ -185,7 +185,7 @@ class RoundLoop:
         return Step(saved.step + 1, state, {client: asked[client] for client in order}, tried)
 
     def _score_others(self, step: Step) -> None:
-        """Under sampling, scores the clients that are not asked to train."""
+        """Scores the clients that are not asked to train, if clients are sampled."""
         if not self.participation.scores_everyone(step.state.round):
             return
         begun = time.perf_counter()
@@ -204,7 +204,7 @@ class RoundLoop:
         return self.channel.transport.send(asked) if asked else ()
 
     def _send(self, step: Step) -> None:
-        """Sends the tasks and sorts the replies until all are in, or the schedule closes the step."""
+        """Sends the tasks and takes replies until all have arrived or the schedule closes the step."""
         limit, why, group = self.schedule.seconds(step.state.round), "", partial(self.method.group, step.state)
         requests: dict[ClientId, Request] = {
             c: Train(self.name, step.number, task, **self._ledger.standing(c), seconds=limit, group=group(c))
@@ -219,7 +219,7 @@ class RoundLoop:
         self.screen.compare(step, group, self._refuse)
 
     def _check(self, step: Step, client: ClientId, reply: Reply) -> None:
-        """Takes a reply as used or as refused."""
+        """Checks a reply and records it as used or refused."""
         task = step.tasks[client]
         try:
             if not isinstance(reply, Trained):
@@ -237,14 +237,14 @@ class RoundLoop:
             step.used[client] = reply
 
     def _refuse(self, step: Step, client: ClientId, reason: str) -> None:
-        """Leaves an update out of the step, one that was used so far too."""
+        """Records an update as refused, even if it counted as used before."""
         task = step.tasks[client]
         step.used.pop(client, None)
         step.refused[client] = reason
         self._tell(UpdateRefused(self.name, task.phase, task.round, client, reason))
 
     def _require_quorum(self, step: Step) -> None:
-        # Not for second tries of the warm-up: the waves before had enough without them.
+        # Second tries of the warm-up may fail: the waves before them had enough updates.
         if step.state.round == 0 and step.tried.issuperset(step.tasks):
             return
         try:
@@ -254,7 +254,7 @@ class RoundLoop:
             raise
 
     def _aggregate(self, step: Step) -> State:
-        """The method's next state; what was used is recorded."""
+        """The method's next state; the used updates are recorded in the ledger."""
         begun = time.perf_counter()
         updates = [reply.update for reply in step.used.values()]
         after: State = self.method.aggregate(step.state, updates, absent=frozenset(step.refused))

@@ -1,4 +1,4 @@
-"""Memory of filters between the steps of one method: the server's, and that of clients in this process."""
+"""Memories of filters between the steps of one method: the server's, and those of clients in this process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,12 +11,11 @@ __all__ = ["Memories"]
 
 @dataclass
 class Memories:
-    """Memory of filters about all clients.
+    """Memories of filters for all clients.
 
     Attributes:
-        received: client -> what it has received, as the server knows it.
-        clients: client in this process -> its own memory, but for what it has received, which is the server's: nothing
-            is held twice.
+        received: client -> the tensors that it has received.
+        clients: client in this process -> its own memory, without ``received``, which is not stored twice.
     """
 
     received: dict[ClientId, Tensors] = field(default_factory=dict)
@@ -27,17 +26,17 @@ class Memories:
         return replace(self.clients.get(client, Memory()), received=self.received.get(client, {}))
 
     def keep(self, client: ClientId, memory: Memory) -> None:
-        """Remembers what a client in this process does."""
+        """Stores the memory of a client in this process."""
         self.clients[client] = replace(memory, received={})
 
     def residuals(self, accepted: Mapping[ClientId, int]) -> dict[ClientId, Mapping[str, Tensors]]:
-        """Client in this process -> its residuals, once it knows its last update that was used."""
+        """Client in this process -> its residuals, given the last step whose update was used."""
         told = {client: memory.accepted(accepted.get(client)) for client, memory in sorted(self.clients.items())}
         return {client: memory.residual for client, memory in told.items() if memory.residual}
 
     def restore(
         self, received: Mapping[ClientId, Tensors], residuals: Mapping[ClientId, Mapping[str, Tensors]]
     ) -> None:
-        """Goes on from a checkpoint."""
+        """Restores the memories from a checkpoint."""
         self.received = dict(received)
         self.clients = {client: Memory(residual=residual) for client, residual in residuals.items()}

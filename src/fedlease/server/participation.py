@@ -20,10 +20,10 @@ class Participation:
     """The rule by which clients take part.
 
     Attributes:
-        clients_per_round: asked each round, or None for all.
-        min_clients: fewer usable updates in a step, a wave of the warm-up too, stop the run.
-        eval_every: under sampling, rounds between evaluations of everyone.
-        score_rounds: whether models are scored before the end at all.
+        clients_per_round: number of clients asked in a round; None: all.
+        min_clients: fewest usable updates of a step, also of a wave of the warm-up; fewer stop the run.
+        eval_every: under sampling, number of rounds between two evaluations of all clients.
+        score_rounds: whether models are scored before the end of the method.
     """
 
     clients_per_round: int | None = None
@@ -32,7 +32,7 @@ class Participation:
     score_rounds: bool = True
 
     def scores_everyone(self, round_: int) -> bool:
-        """Whether clients that are not asked are scored too; without sampling there are none."""
+        """Whether clients that are not asked to train are scored in a round; False without sampling."""
         return self.score_rounds and self.clients_per_round is not None and round_ > 0 and round_ % self.eval_every == 0
 
     def choose(
@@ -44,17 +44,19 @@ class Participation:
         first: int = 0,
         refused: Collection[ClientId] = (),
     ) -> dict[ClientId, ClientTask]:
-        """Warm-up: the next wave, everyone in turn, in waves as even as can be. Rounds: a sample that depends on seed
-        and round alone, of those that have a task; only of clients that may be in it tasks are made.
+        """Chooses the clients of a step among those that have a task.
+
+        The warm-up asks all clients in waves of about equal size. A round asks a random sample, which depends only on
+        seed and round.
 
         Args:
-            clients: all, sorted.
-            task: gives a client's task, or None where it has nothing to do.
-            round_: 0 is the warm-up.
+            clients: all clients, sorted.
+            task: returns a client's task, or None if it has none; called only until enough clients are found.
+            round_: 0 for the warm-up.
             seed: root seed.
-            first: rounds that a method has instead of a warm-up; they ask everyone too, so that all methods train
-                as much, and what follows has the samples that it has after a warm-up.
-            refused: clients whose warm-up was refused before: they are asked again when everyone has been asked once.
+            first: number of rounds that replace a method's warm-up; they ask all clients too, and are not counted in
+                the seed of later samples, so that all methods have the same samples.
+            refused: clients whose warm-up was refused before; they are asked again after all others.
 
         Returns:
             Client -> its task, sorted.
@@ -72,11 +74,11 @@ class Participation:
         return {client: due[client] for client in names[: math.ceil(len(names) / math.ceil(len(names) / size))]}
 
     def quorum_fault(self, num_clients: int, *, waves: bool) -> str:
-        """Why no step, or not every step, can have ``min_clients`` usable updates; empty where all can.
+        """The reason why some step cannot have ``min_clients`` usable updates; empty if all can.
 
         Args:
-            num_clients: that can be asked: those that can learn.
-            waves: whether some method has a warm-up, which asks everyone in waves.
+            num_clients: number of clients that can be asked, which are those that can learn.
+            waves: whether a method has a warm-up, which asks all clients in waves.
         """
         needed, size = self.min_clients, self.clients_per_round
         if needed > num_clients:
@@ -99,8 +101,8 @@ class Participation:
         """Stops a run whose step has too few usable updates.
 
         Raises:
-            TooFewUpdatesError: fewer than ``min_clients``, or fewer than were asked where the method asks fewer; the
-                message holds every refusal's reason.
+            TooFewUpdatesError: there are fewer than ``min_clients`` and fewer than were asked; the message has the
+                reason of every refusal.
         """
         if usable < min(self.min_clients, asked):
             reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(refused.items()))

@@ -1,8 +1,8 @@
-"""The ``centralised`` run: one adapter trained on the rows of all clients together, the ceiling for reference.
+"""The ``centralised`` run: one adapter trained on the pooled rows of all clients, as an upper bound.
 
-It is no federated method: rows leave their clients. A batch holds one client's rows, since heads differ, and batches
-come in an order drawn over all clients that are asked; everything else is as in the other engines. The state that it
-leaves is FedIT's: one shared adapter, own heads.
+This is not a federated method, since rows leave their clients. A batch has rows of one client, because heads differ,
+and batches come in a random order over all clients that are asked. The resulting state is FedIT's: one shared adapter
+and a head per client.
 """
 
 import copy
@@ -32,10 +32,10 @@ class Pool:
     """One client's part of the pool.
 
     Attributes:
-        task: FedIT's, with the client's head.
-        tensors: the task's model with the client's private tensors laid over.
-        rows: train rows, tokenised.
-        num_labels: size of the client's label list.
+        task: FedIT's task with the client's head.
+        tensors: of the task's model, with the client's private tensors in their places.
+        rows: tokenised train rows.
+        num_labels: number of the client's labels.
     """
 
     task: ClientTask
@@ -46,11 +46,11 @@ class Pool:
 
 @dataclass
 class PooledTrainer:
-    """Trains everyone's tasks at once; each client then takes its own result.
+    """Trains the tasks of all clients at once; each client then takes its own result.
 
     Attributes:
         resident: the base model.
-        optimiser: one fresh AdamW for the adapter and all heads.
+        optimiser: settings of the AdamW that trains the adapter and all heads.
     """
 
     resident: ResidentModel
@@ -62,10 +62,10 @@ class PooledTrainer:
         return self._results.pop(client)
 
     def pool(self, pools: Mapping[ClientId, Pool], on_batch: OnBatch | None = None) -> None:
-        """Trains one adapter on everyone's rows, each row through its client's head.
+        """Trains one adapter on all rows, each with the head of its client.
 
         Args:
-            pools: client -> its part; the adapters in their tensors are the same, and so are the stages.
+            pools: client -> its part; all have the same adapter and the same stages.
             on_batch: called after every step.
 
         Raises:
@@ -113,12 +113,12 @@ class PooledTrainer:
 
 @dataclass(frozen=True)
 class Pooled(InProcess):
-    """All clients' rows in one place: each step trains on all. No bytes are counted: rows move, not adapters."""
+    """A transport that trains on the rows of all clients at once; no bytes are counted, since no adapters travel."""
 
     trainer: PooledTrainer = field(kw_only=True)
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """Trains one adapter for all before the first client takes its result."""
+        """Trains one adapter on all rows, before the first client takes its result."""
         pools, on_batch = {}, None
         for client, request in requests.items():
             if isinstance(request, Train):
@@ -132,7 +132,7 @@ class Pooled(InProcess):
 
 
 def _heads(resident: ResidentModel, pools: Mapping[ClientId, Pool]) -> dict[ClientId, dict[str, nn.Module]]:
-    """Head modules of every client with its values; one set for all where the head is shared."""
+    """Head modules of every client with its values; clients with a shared head have the same modules."""
     made: dict[ClientId, dict[str, nn.Module]] = {}
     for client, pool in sorted(pools.items()):
         names = head_names(pool.tensors)

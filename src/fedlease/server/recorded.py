@@ -1,4 +1,4 @@
-"""A transport that writes down what travels, and a listener that writes down what was decided about it."""
+"""Records for the audit trail: a transport that records what travels, and a listener that records decisions."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ __all__ = ["Recorded", "decisions"]
 
 @dataclass
 class Recorded:
-    """Records every request and reply of the transport within.
+    """A transport that records every request and reply of another one.
 
     Attributes:
-        transport: reaches the clients.
-        trail: is written to.
-        method: whose requests these are.
+        transport: carries requests and replies.
+        trail: receives the records.
+        method: name of the method whose requests these are.
     """
 
     transport: Transport
@@ -29,7 +29,7 @@ class Recorded:
     method: str
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
-        """Those of the transport; who is there for the first time is recorded."""
+        """The clients of the transport; clients that appear for the first time are recorded."""
         cards = self.transport.clients()
         for client, card in sorted(cards.items()):
             if self.trail.first("joined", client, card.fingerprint):
@@ -40,7 +40,7 @@ class Recorded:
         return cards
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """Sends the requests and yields the replies; both are recorded by their content."""
+        """Sends the requests and yields the replies, and records hashes of both."""
         for client, request in requests.items():
             private = request.task.withheld if isinstance(request, Train) else frozenset[str]()
             tensors = {name: tensor for name, tensor in request.model.tensors.items() if name not in private}
@@ -73,7 +73,7 @@ class Recorded:
 
 
 def decisions(trail: Trail, event: Event) -> None:
-    """Records what was refused, who is a suspect, and that a method is finished."""
+    """Records refusals, suspects, and the end of a method."""
     match event:
         case UpdateRefused():
             trail.add("refused", client=event.client, method=event.method, round=event.round, reason=event.reason)

@@ -1,4 +1,4 @@
-"""The final scores of a method, by the evaluation contract: every client, own test rows, personalised model."""
+"""The summary of a method from its final scores, each of a client's personalised model on its own test rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,19 +28,19 @@ def summarise(
     found: Mapping[ClientId, FinalScores],
     skipped: Mapping[ClientId, str],
 ) -> Summary:
-    """The result of a method.
+    """Summarises the result of a method.
 
     Args:
-        loop: the method's, at its end.
+        loop: of the method, at its end.
         method: with its head policy.
-        state: its last.
+        state: the last state.
         learnt: name of the task in the settings.
-        task: what clients optimise.
+        task: the task that clients learn.
         found: client -> final scores.
-        skipped: client -> why it takes no part in the run.
+        skipped: client -> the reason why it takes no part in the run.
 
     Raises:
-        RunFailedError: nobody is left whose scores could be averaged.
+        RunFailedError: no client has scores that can be averaged.
     """
     name, totals, metric = loop.name, loop.totals, task.metric
     known = {**task.metrics, **task.extra_metrics}
@@ -64,7 +64,7 @@ def summarise(
     names = sorted({row["task"] for row in averaged.values()})
     rows = sum(row["num_test"] for row in averaged.values())
     worst = min(sorted(scores), key=lambda client: scores[client])
-    # A client that a metric does not apply to is without it.
+    # A client is left out of the mean of a metric that does not apply to it.
     values = {
         "mean": list(scores.values()),
         **{f"mean_{m}": [row[m] for row in averaged.values() if m in row] for m in sorted(others)},
@@ -97,7 +97,7 @@ def summarise(
         left_out=left_out,
         skipped=dict(sorted(skipped.items())),
         num_experts=allocation.num_experts if allocation else None,
-        # The state's, not the allocation's: it knows clients that came late.
+        # Unlike the allocation, the state's assignment has late clients.
         assignment=dict(state.assignment),
         silhouettes={str(k): s for k, s in allocation.silhouettes.items()} if allocation else {},
         warnings=warnings,
@@ -127,7 +127,7 @@ def summarise(
 
 
 def _passes(method: WithHead, state: State, best: Best | None) -> int:
-    """Passes over a client's rows that the final models have behind them."""
+    """Number of passes over a client's rows by which the final models were trained."""
     budget = method.budget
     if best is None:
         return budget.passes
@@ -142,7 +142,7 @@ def _stopped(method: WithHead, best: Best, metric: str) -> Stopped:
 
 
 def _left_out(client: ClientId, loop: RoundLoop, found: Mapping[ClientId, FinalScores]) -> str:
-    """Why a client is in no mean of the final scores; empty where it is."""
+    """The reason why a client is left out of all means of final scores; empty if it is not."""
     if why := why_nothing(loop.cards[client]):
         return why
     if client not in found:

@@ -1,4 +1,4 @@
-"""The server's look at what comes back: every update by itself as it comes, and all of a step side by side."""
+"""Screening of updates at the server: each by itself when it arrives, and all updates of a step together."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ from fedlease.server.step import Step
 __all__ = ["Screen"]
 
 REMEMBERED = 32
-"""Steps whose updates are recognised when they come again; a client's last warm-up may be older."""
+"""Number of last steps whose updates are recognised if they are sent again; warm-ups are remembered longer."""
 
 Refuse = Callable[[Step, ClientId, str], None]
 
@@ -25,8 +25,9 @@ class Screen:
 
     Attributes:
         bounds: the rules.
-        seen: client -> step -> what is remembered of the update that was used, or turned away for its direction.
-        warmups_alone: whether single updates are seen in the warm-up alone, see :mod:`fedlease.server.secure_sums`.
+        seen: client -> step -> record of an update that was used, or refused for its direction.
+        warmups_alone: whether the server sees single updates only in the warm-up, as with
+            :mod:`fedlease.server.secure_sums`.
     """
 
     bounds: Bounds = field(default_factory=Bounds)
@@ -38,7 +39,8 @@ class Screen:
         """Checks an update by itself.
 
         Raises:
-            UpdateRefusedError: it is not what was asked for, or breaks a rule; then the client is a suspect, too.
+            UpdateRefusedError: it does not answer the task, or breaks a rule, in which case the client becomes a
+                suspect.
         """
         task = step.tasks[client]
         check_update(task, client, update, expected_examples=rows)
@@ -54,12 +56,12 @@ class Screen:
             raise UpdateRefusedError(client, why)
 
     def compare(self, step: Step, group: Callable[[ClientId], int], refuse: Refuse) -> None:
-        """Compares the updates of a step, refuses those that go too far and names those that are odd.
+        """Compares the updates of a step, refuses those that break a rule, and names suspicious ones.
 
         Args:
             step: with all replies.
-            group: cluster of a client.
-            refuse: is called for every update that must not be used.
+            group: returns the cluster of a client.
+            refuse: called for every update that must not be used.
         """
         if self.bounds == Bounds():
             return
@@ -67,7 +69,7 @@ class Screen:
         for warmup in (True, False):
             own = {client: change for client, change in changes.items() if _is_warmup(step, client) == warmup}
             before = self._last(warmup, without=own)
-            # Before the allocation there are no clusters: all warm-ups are compared, and none has to point anywhere.
+            # Before the allocation there are no clusters, so all warm-ups are compared with each other.
             clusters: dict[int, list[ClientId]] = {}
             for client in sorted({*own, *before} & step.state.clients.keys()):
                 clusters.setdefault(0 if warmup else group(client), []).append(client)
@@ -82,7 +84,7 @@ class Screen:
                 step.suspects.setdefault(client, []).extend(odd)
 
     def remember(self, step: Step) -> "Screen":
-        """The screen of the next step, which knows the updates that this one used."""
+        """The screen for the next step, which remembers the updates of this one."""
         if self.bounds == Bounds():
             return self
         seen = {client: dict(steps) for client, steps in self.seen.items()}
@@ -97,19 +99,22 @@ class Screen:
         return replace(self, seen=kept)
 
     def _turned_before(self, step: Step, client: ClientId) -> str:
-        """Why a warm-up is not looked at: alone in a later step, it would be compared with nobody's direction."""
+        """The reason for refusing a warm-up if an earlier one was refused for its direction; empty if none was.
+
+        In a later step there may be no other warm-ups with which its direction could be compared.
+        """
         number = self._turned_in(client, warmup=True)
         if number is None or not _is_warmup(step, client):
             return ""
-        return f"its warm-up of step {number} pointed against others: it takes no further part (bounds.against)"
+        return f"its warm-up of step {number} pointed against others, so it takes no further part (bounds.against)"
 
     def _turned_in(self, client: ClientId, warmup: bool) -> int | None:
-        """The first step in which its warm-up, or its update of a round, was refused for its direction."""
+        """The first step in which the client's warm-up, or its update of a round, was refused for its direction."""
         steps = self.seen.get(client, {})
         return min((n for n, one in steps.items() if one.turned and one.warmup == warmup), default=None)
 
     def _changes(self, step: Step) -> dict[ClientId, Change]:
-        """Changes by the used updates of a step."""
+        """Client -> change by its update, for the used updates of a step."""
         updates = {client: reply.update for client, reply in sorted(step.used.items()) if reply.update.tensors}
         if self.warmups_alone:
             updates = {client: update for client, update in updates.items() if _is_warmup(step, client)}
@@ -119,7 +124,7 @@ class Screen:
         }
 
     def _warmups(self, step: Step, own: Mapping[ClientId, Change]) -> dict[ClientId, Change]:
-        """What earlier warm-ups changed that still wait for the allocation: who is asked again stands among these."""
+        """Client -> change by its warm-up in an earlier step, while the allocation is still to come."""
         found = {}
         for client, tensors in step.state.warmup.results.items() if own else ():
             start = next(iter(own.values())).start
@@ -130,7 +135,7 @@ class Screen:
         return found
 
     def _last(self, warmup: bool, without: Collection[ClientId]) -> dict[ClientId, Seen]:
-        """The last update of every other client, of one kind."""
+        """Client -> record of its last warm-up or last other update, for clients that are not in ``without``."""
         found = {}
         for client, steps in self.seen.items():
             kind = [number for number, one in steps.items() if one.warmup == warmup and not one.turned]

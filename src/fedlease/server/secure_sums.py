@@ -1,8 +1,8 @@
-"""A transport beneath which the updates of a group are summed, so that the server sees no single one of them.
+"""A transport that sums the updates of a group securely, so that the server sees no single update.
 
-Around each step it has the message rounds of :mod:`fedlease.client.sum_messages`. Every client whose update is in a sum
-then replies with the mean of its group, weighted as the method weights it: the mean of equal updates is what they are,
-so that a method which needs nothing but means of groups goes on as ever.
+In each step it runs the message rounds of :mod:`fedlease.client.sum_messages`. It then returns the weighted mean of a
+group as the update of every client in it. The mean of equal updates is the update itself, so that methods that need
+only means of groups do not change.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,21 +22,21 @@ __all__ = ["Asking", "SecureSums"]
 
 
 class Asking(Protocol):
-    """What carries the messages of secure sums: the innermost transport."""
+    """The part of a transport that carries the messages of secure sums."""
 
     def ask(self, asked: Mapping[ClientId, SumAsk]) -> Iterator[tuple[ClientId, Any]]:
-        """Sends every client its message and yields what comes back, unchecked."""
+        """Sends every client its message and yields the unchecked replies."""
 
 
 @dataclass(frozen=True)
 class SecureSums:
-    """Sums the updates of tasks after the warm-up, group by group.
+    """A transport that sums the updates of tasks after the warm-up, group by group.
 
     Attributes:
-        transport: carries requests and replies, with its filters around it.
-        asking: carries the messages of sums, which pass no filter.
+        transport: carries requests and replies, including its filters.
+        asking: carries the messages of sums, which are not filtered.
         cards: client -> its card.
-        rules: of the settings.
+        rules: settings of the sums.
     """
 
     transport: Transport
@@ -45,16 +45,17 @@ class SecureSums:
     rules: Rules
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
-        """Those of the transport."""
+        """The clients of the transport."""
         return self.transport.clients()
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """See :class:`~fedlease.server.transport.Transport`; sums come last, when they are whole."""
+        """See :class:`~fedlease.server.transport.Transport`; replies of summed clients are yielded last."""
         groups = _groups(requests)
         for members in groups.values():
             if len(members) < LEAST:
                 few = counted(len(members), "client")
-                why = f"{few} of its cluster {'was' if len(members) == 1 else 'were'} asked, a secure sum needs {LEAST}"
+                was = "was" if len(members) == 1 else "were"
+                why = f"only {few} of its cluster {was} asked, and a secure sum needs {LEAST}"
                 yield from ((client, Refused(why)) for client in members)
         sums = [
             GroupSum(members, {client: self.cards[client].train_rows for client in members}, self.rules)
@@ -76,7 +77,7 @@ class SecureSums:
             if client in masked:
                 of[client].take_masked(client, reply)
             else:
-                # Whatever it says, it is the client's own.
+                # A client's own update is never a sum, whatever the client says.
                 yield client, replace(reply, summed=0) if isinstance(reply, Trained) else reply
         for client in masked.keys() - came:
             of[client].late.add(client)
@@ -90,7 +91,7 @@ class SecureSums:
 
 
 def _groups(requests: Mapping[ClientId, Request]) -> dict[Any, dict[ClientId, Train]]:
-    """Clients that are asked for an update after the warm-up, by group and by what they upload."""
+    """Requests for updates after the warm-up, grouped by the client's group and the shapes of its upload."""
     found: dict[Any, dict[ClientId, Train]] = {}
     for client, request in requests.items():
         if isinstance(request, Train) and is_summed(request.task):

@@ -1,4 +1,4 @@
-"""One step of the rounds while it is under way, and what is recorded of it."""
+"""One step of a method, a round or a wave of the warm-up, and its record."""
 
 import time
 from collections.abc import Mapping
@@ -16,21 +16,21 @@ __all__ = ["Step"]
 
 @dataclass
 class Step:
-    """One step while it is under way.
+    """A step in progress.
 
     Attributes:
-        number: counted from 1 within the method.
-        state: the method's, with newcomers.
-        tasks: client that is asked -> its task.
+        number: within the method, starting at 1.
+        state: of the method before the step, including newcomers.
+        tasks: client that is asked to train -> its task.
         tried: clients whose warm-up was refused before.
         records: client -> its entry in ``rounds.jsonl``.
         used: client -> reply whose update is used.
-        refused: client -> why its update is not used.
-        suspects: client -> what is odd about its update, used or not.
-        late: client -> why its update was not waited for.
-        unscored: client -> why it has no score, of those that were asked for a score alone.
-        seconds: phase -> seconds spent.
-        valid: under early stopping, what validation rows say of the models after it.
+        refused: client -> the reason why its update is not used.
+        suspects: client -> suspicious properties of its update, used or not.
+        late: client -> the reason why the server did not wait for its update.
+        unscored: client that was only asked for a score -> the reason why it has none.
+        seconds: kind of work -> seconds spent.
+        valid: scores on validation rows of the models after the step; None without early stopping.
     """
 
     number: int
@@ -49,16 +49,16 @@ class Step:
 
     @property
     def phase(self) -> str:
-        """The phase of the tasks; where they differ all of them, the warm-ups of clients that came late at the end."""
+        """The phase of the tasks; if there are several, all of them, with the warm-ups of late clients at the end."""
         phases = {task.phase for task in self.tasks.values()}
         return " + ".join(sorted(phases, key=lambda phase: (phase == WARMUP, phase)))
 
     def leave(self, why: str) -> None:
-        """Leaves out whoever has neither an update that is used nor a refusal."""
+        """Marks all clients as late that have neither an update that is used nor a refusal."""
         self.late = {client: why for client in self.tasks if client not in self.used and client not in self.refused}
 
     def line(self, method: str) -> dict[str, Any]:
-        """The beginning of its line in ``rounds.jsonl``."""
+        """The first fields of the step's line in ``rounds.jsonl``."""
         return {
             "step": self.number,
             "method": method,
@@ -77,13 +77,13 @@ class Step:
         record |= {"steps": reply.steps, "seconds": round(reply.train_seconds, 3)}
         record |= {"metrics": dict(reply.metrics)} if reply.metrics else {}
         if task.phase == WARMUP and task.round:
-            record["phase"] = WARMUP  # came late: not what the others did in this round
+            record["phase"] = WARMUP  # of a late client, while the others are in a round
         record |= {} if reply.update.choice is None else {"choice": reply.update.choice}
         return {**record, "notes": list(reply.notes)} if reply.notes else record
 
     def scored(self, cards: Mapping[ClientId, ClientCard], *, score_rounds: bool) -> dict[str, Any]:
-        """The mean score, over how many of how many clients it is, and why the others are not in it."""
-        # A score that came with a refused update is no more to be trusted than the update.
+        """The mean score, the number of clients in it, and the reasons for leaving out the others."""
+        # A score that came with a refused update cannot be trusted either.
         scores = {c: entry["score"] for c, entry in self.records.items() if "score" in entry and c not in self.refused}
         reasons: dict[ClientId, str] = {}
         if score_rounds and any(task.stages for task in self.tasks.values()):

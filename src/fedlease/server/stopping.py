@@ -1,4 +1,4 @@
-"""When rounds no longer help: models compared on the clients' validation rows, and the best round kept."""
+"""Early stopping: models are compared on the clients' validation rows, and the best round is kept."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ __all__ = ["EarlyStopping"]
 
 
 class ScoreModels(Protocol):
-    """Has clients score their models; further arguments are fields of :class:`~fedlease.client.messages.Score`."""
+    """Function that lets clients score models; ``fields`` are those of :class:`~fedlease.client.messages.Score`."""
 
     def __call__(self, models: Mapping[ClientId, ClientModel], **fields: Any) -> Iterable[tuple[ClientId, Reply]]: ...
 
@@ -28,9 +28,9 @@ class EarlyStopping:
     """Ends a method after a number of rounds without improvement.
 
     Attributes:
-        patience: rounds without a better value that end it; None makes every round and compares nothing.
-        min_delta: how much better counts.
-        metric: ``score``, the headline metric, or ``loss``; the plain mean over clients with validation rows.
+        patience: number of rounds without improvement after which the method ends; None disables early stopping.
+        min_delta: smallest difference that counts as an improvement.
+        metric: ``score``, the headline metric, or ``loss``; both are plain means over clients with validation rows.
     """
 
     patience: int | None = None
@@ -47,17 +47,17 @@ class EarlyStopping:
         private: Slots,
         best: Best | None,
     ) -> Best | None:
-        """The best round so far; where the step ended one, its models are looked at, and the step records the result.
+        """The best round so far. If the step ended a round, its models are scored, and the step records the result.
 
-        Clients that do not answer are left out: two rounds are compared over the clients that both know.
+        Two rounds are compared over the clients that have answered in both.
 
         Args:
             method: with its head policy.
-            step: the last one.
+            step: the last step.
             after: the method's state after it.
-            score: has clients score their models on their validation rows.
-            cards: of the clients.
-            private: their private tensors that belong to the state, or the record of them.
+            score: lets clients score models.
+            cards: client -> its card.
+            private: private tensors of the clients that belong to the state, or the record of them.
             best: the best round before.
         """
         if self.patience is None or after.round == step.state.round:
@@ -79,11 +79,11 @@ class EarlyStopping:
         return best
 
     def ends(self, best: Best | None) -> bool:
-        """Whether no further round is made."""
+        """Whether the method ends now."""
         return best is not None and self.patience is not None and best.waited >= self.patience
 
     def _gain(self, found: Mapping[ClientId, float], best: Mapping[ClientId, float]) -> float:
-        """How much better the mean over the clients of both is; nothing where there are none."""
+        """The improvement of the mean over the clients in both rounds; 0 if there are none."""
         both = [client for client in found if client in best]
         now, then = (sum(values[client] for client in both) / max(len(both), 1) for values in (found, best))
         return then - now if self.metric == "loss" else now - then

@@ -1,4 +1,4 @@
-"""How a server reaches its clients, wherever they are, and what travels between them."""
+"""The transport between server and clients, and the count of bytes on it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,33 +22,33 @@ class Transport(Protocol):
     """Carries requests to clients and replies back."""
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
-        """The clients that take part now; newcomers appear here.
+        """Client -> its card, for all clients that take part now, including newcomers.
 
-        A client whose card weighs nothing cannot learn: it is not asked to train, and is scored with what the method
-        has for clients that it does not know.
+        A client whose card has weight 0 cannot learn: it is not asked to train, and is scored with the method's model
+        for unknown clients.
         """
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """Sends every client its request and yields one reply each, as they come in.
+        """Sends every client its request and yields their replies as they arrive, one per client.
 
-        A client that has not replied within the seconds of its request may be left out.
+        Clients that have not replied within the seconds of their request may be left out.
         """
 
 
 @dataclass
 class Traffic:
-    """Counts the bytes of training requests and their replies as they travel, after the filters; heads apart."""
+    """Counts the bytes of training requests and their replies, after the filters; heads are counted separately."""
 
     _bytes: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0.0))
 
     def request(self, request: Request) -> None:
-        """Counts a request that travels whole: all tensors but private ones, every candidate, the slope of a term."""
+        """Counts a request: its tensors except private ones, every candidate, and the slope of a term."""
         if isinstance(request, Train):
             model, private = request.task.model, request.task.withheld
-            # If nothing is trained, the client has the model from the previous message.
+            # Without stages, the client already has the model.
             sent = model.tensors.items() if request.task.stages else ()
             self.add("down", ((name, tensor) for name, tensor in sent if name not in private))
-            # The model's own tensors are one of the candidates, unless one only stands for them.
+            # The first candidate is the model's own tensors, unless it is only a reference for them.
             for candidate in model.candidates if model.reference else model.candidates[1:]:
                 self.add("down", candidate.items())
             if request.task.term is not None:
@@ -63,12 +63,12 @@ class Traffic:
             self.add("up", [("masked", reply.values)])
 
     def sealed(self, request: Train) -> None:
-        """Counts what is sealed for a client, which travels as text."""
+        """Counts the sealed shares for a client, which are sent as text."""
         if request.masking is not None:
             self._bytes["bytes_down"] += sum(map(len, request.masking.sealed.values()))
 
     def aside(self, ask: SumAsk, told: object) -> None:
-        """Counts a message of a secure sum and the reply: keys and shares, which travel as text."""
+        """Counts the keys and shares in a message of a secure sum and its reply, which are sent as text."""
         if isinstance(ask, AskShares):
             self._bytes["bytes_down"] += sum(len(keys.mask) + len(keys.seal) for keys in ask.keys.values())
         match told:
@@ -93,16 +93,16 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Channel:
-    """The parts that an engine supplies to the rounds of one method.
+    """The connection between the rounds of one method and its clients.
 
     Attributes:
-        transport: with its filters around it.
-        traffic: counts what the transport carries.
-        workers: the clients where they are in this process, whose private tensors the checkpoint holds; None where
-            clients keep those on their own machines.
-        memories: of the filters.
-        hand_over: whether clients on their own machines give their private tensors to the server at the end: only where
-            all machines are one, and the run folder is to hold what it holds without Flower.
+        transport: including its filters.
+        traffic: counts the bytes that the transport carries.
+        workers: clients in this process, whose private tensors are in the checkpoint; None if clients keep them on
+            their own machines.
+        memories: memories of the filters.
+        hand_over: whether clients elsewhere give their private tensors to the server at the end. This is meant for
+            simulations on one machine, so that their run folder is the same as without Flower.
     """
 
     transport: Transport
