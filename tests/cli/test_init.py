@@ -143,7 +143,10 @@ def test_a_file_is_replaced_only_by_force(shell: Shell, tmp_path: Path) -> None:
         (["empty.csv"], "init: 'empty.csv' have no rows"),
         (["broken.jsonl"], "broken.jsonl, line 1: malformed JSON"),
         (["ok.csv", "--set", "data.colums.text=x"], "data.colums: no such setting; did you mean 'data.columns"),
-        (["ok.csv", "--set", "data.path=x"], "data.path: is what init is given; leave one of them out"),
+        (
+            ["ok.csv", "--set", "data.path=x"],
+            "data.path: init already has a path as its argument; leave one of them out",
+        ),
         (
             ["ok.csv", "--set", "task=poetry"],
             "task: must be one of classification, multilabel, regression, generation, received 'p",

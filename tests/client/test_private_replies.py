@@ -32,9 +32,9 @@ def test_no_step_is_made_beyond_what_the_noise_is_enough_for() -> None:
     assert refusal(TERMS, train(), 25, Amount(12, 4)) == ""
     assert refusal(TERMS, train(halves=True), 25, Amount(0, 4)) == ""
     assert refusal(TERMS, train(), 25, Amount(13)) == (
-        "it has spent its epsilon of 3: fedit was to make 13 steps, the noise is enough for 12 steps and 4 on halves"
+        "it has spent its epsilon of 3: fedit would make 13 steps, and the noise is enough for 12 steps and 4 on halves"
     )
-    assert "fedit was to make 0 steps and 5 on halves" in refusal(TERMS, train(halves=True), 25, Amount(0, 5))
+    assert "fedit would make 0 steps and 5 on halves" in refusal(TERMS, train(halves=True), 25, Amount(0, 5))
     assert "is enough for 0 steps" in refusal(TERMS, replace(train(), method="other"), 25, Amount(1))
 
 

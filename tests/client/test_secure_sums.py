@@ -146,8 +146,8 @@ def test_a_replayed_or_earlier_sum_is_refused() -> None:
     one = Sum(step=2)
     one.masked()
     told(one.members["a"], one.seeds("a", "b", "c"))
-    assert "it is over" in refusal(one.members["a"].tell(one.ask))
-    assert "it is over" in refusal(one.members["a"].tell(Sum(step=1, session="8" * 32).ask))
+    assert "has already begun" in refusal(one.members["a"].tell(one.ask))
+    assert "has already begun" in refusal(one.members["a"].tell(Sum(step=1, session="8" * 32).ask))
 
 
 def test_keys_that_are_not_its_members_own_are_refused() -> None:

@@ -207,7 +207,7 @@ def test_what_needs_single_updates_and_secure_sums_exclude_each_other(words: lis
         (["fedlease.expert_start=client"], "fedlease.expert_start: {}; must be cluster, received 'client'"),
         (
             ["privacy.secure_sums=false"],
-            "privacy.sketch: needs privacy.secure_sums, which sums the warm-ups that clients then keep, received 500",
+            "privacy.sketch: needs privacy.secure_sums = true, by which the warm-ups are then summed, received 500",
         ),
     ],
 )

@@ -207,7 +207,7 @@ class TestFaults:
             ("data.tasks=[sst2, sst2]", "data.tasks: 'sst2' is named twice"),
             ("model=''", "model: must not be empty, received ''"),
             ("data.path=", "data.path: --set needs a value, received 'data.path='; write data.path=null for none"),
-            ("rounds=[1", "rounds: the value is no YAML, received '[1'"),
+            ("rounds=[1", "rounds: the value is not YAML, received '[1'"),
             ("=3", "--set: must be key=value, received '=3'"),
         ],
     )
@@ -226,7 +226,10 @@ class TestFaults:
             ("a: 1\nb: [1\n", "config: {path}, line 3: expected ',' or ']', but got '<stream end>'"),
             ("lora:\n  r: 3\nlora:\n  alpha: 3\n", "config: {path}, line 3: the key 'lora' is given twice"),
             ("- a\n", "config: {path}, line 1: must hold settings as 'key: value' lines, received a list"),
-            ("a: \0\n", "config: {path} is no YAML: unacceptable character #x0000: special characters are not allowed"),
+            (
+                "a: \0\n",
+                "config: {path} is not YAML: unacceptable character #x0000: special characters are not allowed",
+            ),
             ("preset: [a]\n", "preset: must be a name, received ['a']"),
         ],
     )

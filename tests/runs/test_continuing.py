@@ -157,15 +157,15 @@ def test_other_settings_may_change(old: Path, tmp_path: Path) -> None:
         ({"rounds": 1}, "rounds: must be above the 2 of {old}, received 1; +5 means five more"),
         ({"rounds": "+0"}, "rounds: must be above the 2 of {old}, received 2; +5 means five more"),
         ({"rounds": "+x"}, "rounds: must be a whole number, received '+x'"),
-        ({"lora.r": 3}, "lora.r: must be 4 as in {old}, which the run goes on from, received 3"),
-        ({"model": "minilm"}, "model: must be 'tiny-random' as in {old}, which the run goes on from, received "
+        ({"lora.r": 3}, "lora.r: must be 4 as in {old}, which the run continues, received 3"),
+        ({"model": "minilm"}, "model: must be 'tiny-random' as in {old}, which the run continues, received "
          "'minilm'"),
-        ({"method": "local", "baselines": []}, "method: must be 'fedlease' as in {old}, which the run goes on from, "
+        ({"method": "local", "baselines": []}, "method: must be 'fedlease' as in {old}, which the run continues, "
          "received 'local'"),
-        ({"seed": 1}, "seed: must be 0 as in {old}, which the run goes on from, received 1"),
-        ({"fedlease.routing": "own"}, "fedlease.routing: must be 'top-m' as in {old}, which the run goes on from, "
+        ({"seed": 1}, "seed: must be 0 as in {old}, which the run continues, received 1"),
+        ({"fedlease.routing": "own"}, "fedlease.routing: must be 'top-m' as in {old}, which the run continues, "
          "received 'own'"),
-        ({"baselines": ["ifca"]}, "baselines: 'ifca' is none of {old}, so there is nothing of it to go on from"),
+        ({"baselines": ["ifca"]}, "baselines: 'ifca' is not a baseline of {old}, so it cannot be continued"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_gone_on_with_is_one_sentence(
@@ -202,12 +202,12 @@ def test_other_rows_are_refused_unless_asked_for(tmp_path: Path) -> None:
     own_rows(data, clients=("zoe",))
     with (data / "one" / "train.jsonl").open("a") as file:
         file.write('\n{"text": "one more", "label": "yes"}')
-    with pytest.raises(DataError, match=r"the rows are not those of .*; --new-rows .* goes on"):
+    with pytest.raises(DataError, match=r"the rows are not those of .*; --new-rows .* continues"):
         fedlease.run(continue_from=old, out=tmp_path / "r", rounds="+2")
     assert not (tmp_path / "r").exists()
     result = fedlease.run(continue_from=old, out=tmp_path / "r", rounds="+2", new_rows=True)
     notes = read_environment(result.out).data_warnings
-    assert "the rows are others than those of old: scores before and after are of other rows" in notes
+    assert "the rows differ from those of old, so scores before and after are of other rows" in notes
     assert "1 client was not in old: zoe" in notes
     # The new client warmed up in the first new round; its 9th row counts in the old client's mean.
     lines = rounds_of(result.out)
@@ -225,9 +225,9 @@ def test_a_client_that_is_gone_or_has_other_labels_is_named(tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         fedlease.run(continue_from=old, out=tmp_path / "r", rounds="+2", new_rows=True)
     assert caught.value.faults == (
-        f"client 'one': its labels must be those of {old}, no, yes, received maybe, no; its head has one output for "
-        "each",
-        f"client 'two' of {old} is not among the rows, and a run goes on with all of its clients",
+        f"client 'one': its labels must be those of {old}, no, yes, received maybe, no; its head has one output per "
+        "label",
+        f"client 'two' of {old} is not among the rows, and a run must continue with all of its clients",
     )
 
 

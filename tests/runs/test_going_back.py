@@ -69,8 +69,8 @@ def test_from_a_later_round_on_without_a_client_the_others_go_on(run: Path) -> N
 @pytest.mark.parametrize(
     ("how", "error", "said"),
     [
-        ({"to": 1}, RunFolderError, "round 1 cannot be gone back to, rounds 2, 3 can be (checkpoints = 2); --to 0"),
-        ({"without": ["planted-0"]}, ConfigError, "--without: 'planted-0' is no client of"),
+        ({"to": 1}, RunFolderError, "cannot go back to round 1, only to rounds 2, 3 (checkpoints = 2); --to 0"),
+        ({"without": ["planted-0"]}, ConfigError, "--without: 'planted-0' is not a client of"),
         ({"without": [f"planted-{t}-{i}" for t in range(4) for i in (0, 1)]}, ConfigError, "names every client"),
     ],
 )

@@ -131,7 +131,7 @@ def test_few_rows_and_a_loose_delta_are_told() -> None:
     cards = {c: ClientCard(c, "t", ("a", "b"), False, n, 0, 0, "") for c, n in (("few", 12), ("many", 200))}
     notes = privacy_notes(loaded, cards)
     assert [note.split(":")[0] for note in notes][:2] == [
-        "privacy.delta = 0.009 promises nothing to many",
+        "privacy.delta = 0.009 guarantees nothing to many",
         "few rows for epsilon 8",
     ]
     assert "the noise of few is up to" in notes[1]

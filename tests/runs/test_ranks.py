@@ -214,17 +214,17 @@ def test_fedlease_plus_needs_no_other_settings(tmp_path: Path) -> None:
     [
         (
             {"fedlease.average": "product"},
-            "fedlease.signal: must be BA where lora.r differs between clients, whose products B A alone can be "
+            "fedlease.signal: must be BA if lora.r differs between clients, since only products B A can then be "
             "compared and averaged",
         ),
         (
             {"fedlease.signal": "BA", "fedlease.average": "trimmed"},
-            "fedlease.average: must be product where lora.r differs between clients, whose products B A alone can be "
-            "compared and averaged, received 'trimmed'",
+            "fedlease.average: must be product if lora.r differs between clients, since only products B A can then "
+            "be compared and averaged, received 'trimmed'",
         ),
         (
             {"method": "fedit"},
-            "lora.r: fedit averages A and B, which have to have one rank; unequal ranks are for fedlease, "
+            "lora.r: fedit averages A and B, which must have one rank; unequal ranks are allowed for fedlease, "
             "fedlease-plus, fedrora, flexlora, flora, hetlora, local; received the ranks 2, 4",
         ),
     ],

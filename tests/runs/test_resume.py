@@ -115,7 +115,7 @@ def test_resume_refuses_rows_that_changed(tmp_path: Path) -> None:
     (out / "summary.json").unlink()
     with (data / "one" / "train.jsonl").open("a") as file:
         file.write('\n{"text": "one more", "label": "yes"}')
-    with pytest.raises(RunFolderError, match="the rows have changed since the run began"):
+    with pytest.raises(RunFolderError, match="the rows have changed since the start of the run"):
         resume(out)
 
 

@@ -32,8 +32,8 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_it_is_said_what_sums_do_not_cover() -> None:
     assert sum_notes(small_settings()) == []
     covered, bounds = sum_notes(small_settings(privacy__secure_sums=True))
-    assert "sends every client's warm-up as it is" in covered
-    assert "bounds.norm, bounds.step and bounds.copies look at warm-ups alone, since privacy.secure_sums" in bounds
+    assert "the server sees every client's warm-up" in covered
+    assert "bounds.norm, bounds.step and bounds.copies check only warm-ups, since privacy.secure_sums" in bounds
 
 
 def test_a_sketch_is_at_most_half_of_what_it_is_of() -> None:
@@ -45,7 +45,7 @@ def test_a_sketch_is_at_most_half_of_what_it_is_of() -> None:
     of_a = small_settings(privacy__sketch=100, privacy__secure_sums=True, fedlease__signal="A")
     assert sketch_fault(of_a, adapter) == "privacy.sketch: must be at most half of the 24 numbers of A, received 100"
     (said, _) = sum_notes(most)
-    assert "show the server of every client a sketch of its warm-up" in said and "as it is" not in said
+    assert "the server sees a sketch of every client's warm-up" in said
 
 
 def test_the_estimate_counts_bytes_as_they_are_masked() -> None:

@@ -104,12 +104,14 @@ def test_what_cannot_be_is_refused_beforehand() -> None:
     with pytest.raises(ConfigError, match=rf"schedule\.until: must be one of {', '.join(SCHEDULES)}, received 'noon'"):
         check_settings(small_settings(schedule__until="noon"))
     with pytest.raises(
-        ConfigError, match=r"schedule\.seconds: must be given where schedule\.until is deadline, received No"
+        ConfigError, match=r"schedule\.seconds: must be given if schedule\.until is deadline, received No"
     ):
         check_settings(small_settings(schedule__until="deadline"))
     with pytest.raises(ConfigError, match=r"schedule\.seconds: is read where .* is deadline, received 5 with 'first'"):
         check_settings(small_settings(schedule__until="first", schedule__seconds=5))
     with pytest.raises(ConfigError, match=r"schedule\.seconds: .*received (0|inf)"):
         small_settings(schedule__seconds=0)
-    with pytest.raises(ConfigError, match=r"schedule\.replies: 2 usable updates close a round, min_clients asks for 3"):
+    with pytest.raises(
+        ConfigError, match=r"schedule\.replies: 2 usable updates close a round, but min_clients asks for 3"
+    ):
         check_settings(small_settings(schedule__until="first", schedule__replies=2, min_clients=3))

@@ -69,8 +69,8 @@ def test_what_does_not_fit_is_told_by_its_place() -> None:
     [
         ("a: &a [1]\nb: *a\n", "an alias"),
         ("a: &a {b: 1}\nc: {<<: *a}\n", "an alias"),
-        ("[" * 50_000, "values stand more than 20 deep"),
-        ("a: {" * 21, "values stand more than 20 deep"),
+        ("[" * 50_000, "values are nested more than 20 deep"),
+        ("a: {" * 21, "values are nested more than 20 deep"),
         ("a: !!int ''", "a value cannot be read"),
         ("a: !!bool x", "a value cannot be read"),
         ("a: !!timestamp x", "a value cannot be read"),

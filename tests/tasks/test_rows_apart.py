@@ -238,7 +238,7 @@ def test_the_check_sees_padding_on_the_wrong_side(name: str, saved: Saved, tmp_p
     folder = variant(saved(name), tmp_path / name, ADDED[ARCHITECTURES[name][0]])
     resident, base, tokenizer = opened(folder, Classification(64))
     tokenizer.padding_side = "left"
-    with pytest.raises(ModelError, match=r"what 'the model' says of a row depends on the rows that share its batch"):
+    with pytest.raises(ModelError, match=r"the prediction of 'the model' for a row depends on the rows that share"):
         check_batches(resident, tokenizer, model_of(shapes_of(name, base), "none"), "the model", {}, ["a"])
 
 
@@ -246,7 +246,7 @@ def test_the_check_sees_padding_on_the_wrong_side(name: str, saved: Saved, tmp_p
 def test_a_tokenizer_without_the_end_token_that_is_read_is_refused(name: str, saved: Saved, tmp_path: Path) -> None:
     folder = variant(saved(name), tmp_path / name, "$A")
     resident, base, tokenizer = opened(folder, Classification(64))
-    with pytest.raises(ModelError, match="is read at its end token 3, which its tokenizer does not put behind a text"):
+    with pytest.raises(ModelError, match="is read at its end token 3, which its tokenizer does not append to a text"):
         check_batches(resident, tokenizer, model_of(shapes_of(name, base), "none"), name, {}, ["a"])
 
 

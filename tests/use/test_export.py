@@ -209,7 +209,7 @@ def test_rows_that_changed_are_refused(out: Path, tmp_path: Path) -> None:
     shutil.copytree(out, copy)
     environment = json.loads((copy / "environment.json").read_text())
     RunFiles(copy).write_json("environment.json", {**environment, "data_fingerprint": "0" * 64})
-    with pytest.raises(RunFolderError, match="the rows have changed since the run"):
+    with pytest.raises(RunFolderError, match="the rows have changed since the start of the run"):
         Exporter(OpenRun(copy)).client(CLIENT, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 

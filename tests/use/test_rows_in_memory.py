@@ -68,10 +68,10 @@ def test_resuming_needs_the_same_rows_and_refuses_others(run: fedlease.RunResult
     with pytest.raises(RunFolderError) as error:
         fedlease.resume(out)
     assert str(error.value) == (
-        f"{out}: the rows of this run were in memory and are in no file; pass the same ones in Python again, as in "
+        f"{out}: the rows of this run were in memory, not in files; pass the same rows again in Python, as in "
         f"fedlease.resume('{out}', data=ROWS)"
     )
-    with pytest.raises(RunFolderError, match=r"the rows have changed since the run began: those of 'one' are others$"):
+    with pytest.raises(RunFolderError, match=r"the rows have changed since the start of the run, for 'one'$"):
         fedlease.resume(out, data={**ROWS, "one": (rows_of("one", 6), rows_of("one", 4))})
     # The same rows in another form are the same rows.
     again = {client: tuple(pd.DataFrame(rows) for rows in pair) for client, pair in ROWS.items()}

@@ -1,4 +1,4 @@
-"""One client's work: take a request, train on the resident model, score, answer.
+"""One client's work: handle a request by training or scoring on the base model in memory, and reply.
 
-No server, no file of a run, no wire: those stand above.
+Nothing here knows the server, the run folder or the network.
 """

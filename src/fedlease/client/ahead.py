@@ -1,4 +1,4 @@
-"""Work of a request that can be done together with other clients', before the request is handled."""
+"""Work of requests that can be done for several clients together, before the requests are handled one by one."""
 
 from dataclasses import replace
 
@@ -15,9 +15,7 @@ __all__ = ["alone_of", "candidates_of", "job_of", "scoring_of", "untrained_of"]
 
 
 def candidates_of(worker: ClientWorker, request: Request) -> list[Scoring]:
-    """The models that a request has compared on the train rows before all else; empty where there is nothing to
-    choose.
-    """
+    """Jobs that score every candidate of a request on the client's train rows; [] without candidates."""
     model, client = request.model, worker.client
     tensors, labels = _laid_over(worker, request), client.num_labels
     return [
@@ -27,11 +25,7 @@ def candidates_of(worker: ClientWorker, request: Request) -> list[Scoring]:
 
 
 def job_of(worker: ClientWorker, request: Request, choice: int | None) -> Job | None:
-    """The training job of a request; None if it must be handled alone.
-
-    That is where nothing is to be trained, and where candidates are compared first and ``choice`` does not tell which
-    is the best.
-    """
+    """The training job of a request; None if it has none, if its result is known, or if ``choice`` is not known yet."""
     if not isinstance(request, Train) or not request.task.stages:
         return None
     client, cache = worker.client, worker.cache
@@ -44,9 +38,7 @@ def job_of(worker: ClientWorker, request: Request, choice: int | None) -> Job | 
 
 
 def scoring_of(worker: ClientWorker, request: Request, choice: int | None) -> Scoring | None:
-    """The scoring that a request asks for; None if it must be handled alone, as for :func:`job_of`, and for a mixture
-    whose experts are counted as well.
-    """
+    """The scoring job of a request; None as for :func:`job_of`, and for a final mixture, whose experts are counted."""
     model, client, cache = request.model, worker.client, worker.cache
     match request:
         case Train():
@@ -64,7 +56,7 @@ def scoring_of(worker: ClientWorker, request: Request, choice: int | None) -> Sc
 
 
 def alone_of(worker: ClientWorker, request: Request, choice: int | None) -> Scoring | None:
-    """The own expert of a mixture, scored separately at the end of a run; None if there is nothing to score."""
+    """The job that scores only the own expert of a final mixture; None if there is nothing to score."""
     spec, client = request.model.spec, worker.client
     if not isinstance(request, Finish) or not spec.routed or not len(client.test):
         return None
@@ -74,7 +66,7 @@ def alone_of(worker: ClientWorker, request: Request, choice: int | None) -> Scor
 
 
 def untrained_of(worker: ClientWorker, request: Finish) -> Scoring | None:
-    """The untrained model, which is also scored at the end of a run; None if its scores are known."""
+    """The job that scores the untrained model at the end of a run; None if its scores are known."""
     model, client = request.untrained, worker.client
     if worker.cache.get(worker.cache.score_key(client.data.id, model, model.tensors), Measured) is not None:
         return None
@@ -88,5 +80,5 @@ def _received(worker: ClientWorker, request: Request, choice: int | None) -> Ten
 
 
 def _laid_over(worker: ClientWorker, request: Request) -> Tensors:
-    """The request's tensors with the private ones laid over with which it is handled; nothing is accepted yet."""
+    """The request's tensors with the client's private ones in their places; the client's state does not change."""
     return worker.private.accepted(request.accepted, request.model, best=request.best).overlay(request.model)

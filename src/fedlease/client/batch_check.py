@@ -1,4 +1,4 @@
-"""A check before a run: what a model says of a row does not depend on the rows that share its batch."""
+"""A check before a run that a model's prediction for a row does not depend on the other rows of its batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,8 +22,8 @@ ROWS = [
     Row("one two three", None, 0, response="b"),
 ]
 FINE, COARSE = (0.02, 1e-4), (0.3, 0.03)
-"""What may differ in 32 bits, and in fewer or quantised: a share of how far rows lie apart, and of their size, for
-rounding. A row that is read at another place or position lies as far off as another row."""
+"""Tolerances for float32, and for 16 bits or quantised weights: shares of the distance between rows and of their norm,
+for rounding. A row that is read at a wrong place or position is as far off as another row."""
 
 
 def check_batches(
@@ -34,30 +34,29 @@ def check_batches(
     methods: Mapping[str, Method],
     clients: Sequence[ClientId],
 ) -> None:
-    """Computes three short rows alone and together.
+    """Computes three short rows alone and together, and compares the results.
 
     Args:
-        resident: the base model; what is loaded in it afterwards is this check's.
-        tokenizer: the model's.
-        adapter: the common start.
-        model: its name in the settings.
-        methods: of the run, without heads, since those that cannot be shared are refused elsewhere; some weigh every
-            input by itself (the mixer ``instance``).
+        resident: the base model; afterwards an adapter of this check is loaded in it.
+        tokenizer: of the model.
+        adapter: adapter that all clients start from.
+        model: name of the model in the settings.
+        methods: name -> method of the run, without heads; methods with the mixer ``instance`` get a check of their own.
         clients: of the run.
 
     Raises:
-        ModelError: a row's prediction depends on the others, cannot be computed with them, or on tokens behind it.
+        ModelError: a row's prediction depends on the other rows or on padding, or rows cannot be computed together.
     """
     try:
         rows = resident.task.encode(ROWS, tokenizer)
-    except DataError:  # a tokenizer to which these words are nothing
+    except DataError:  # the tokenizer has no tokens for these words
         return
     config: Any = resident.config
     if getattr(config, "is_encoder_decoder", False) and any(
         rows.columns["input_ids"][i][-1] != config.eos_token_id for i in range(len(rows))
     ):
         raise ModelError(
-            f"model: {model!r} is read at its end token {config.eos_token_id}, which its tokenizer does not put behind "
+            f"model: {model!r} is read at its end token {config.eos_token_id}, which its tokenizer does not append to "
             "a text"
         )
     start = _trained(adapter)
@@ -70,7 +69,7 @@ def check_batches(
     ]
     if weighing:
         kinds.append((f"method: {', '.join(map(repr, weighing))} weighs every input by itself; ", _weighing(start)))
-    # Making an adapter draws numbers that nobody keeps.
+    # Making an adapter draws random numbers, which must not change those of the run.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for words, candidate in kinds:
             head = initial_head(resident.head_modules(2), 0)
@@ -92,24 +91,24 @@ def check_batches(
                 limit = of_spread * (one - one.mean(0)).norm() + of_size * one.norm()
                 if not bool((one - other).norm() <= limit):
                     raise ModelError(
-                        f"{words}model: what {model!r} says of a row depends on {what}, so no score could be relied "
-                        "on; choose another model"
+                        f"{words}model: the prediction of {model!r} for a row depends on {what}, so its scores would "
+                        "not be reliable; choose another model"
                     )
 
 
 def _trained(adapter: ClientModel) -> ClientModel:
-    """The adapter with an effect: B is not zero."""
+    """The adapter with random B instead of zero, so that it has an effect."""
     draw = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(tensor.shape, generator=draw) * 0.05 if TensorName.parse(name).kind == "B" else tensor
         for name, tensor in sorted(adapter.tensors.items())
     }
-    # Its scale is the training's business; one that leaves no finite number would hide what is looked for.
+    # With alpha = r: a large scale could make numbers infinite, which would hide a difference.
     return replace(adapter, spec=replace(adapter.spec, alpha=float(adapter.spec.r)), tensors=tensors)
 
 
 def _weighing(adapter: ClientModel) -> ClientModel:
-    """Two experts of unlike effect whose shares depend on the input."""
+    """A mixture of two different experts whose weights depend on the input."""
     spec = replace(adapter.spec, num_experts=2, own=1, mixer="instance", blend=1.0, anchors=1)
     tensors = {**renumber(adapter.tensors, 0), **{n: -3 * t for n, t in renumber(adapter.tensors, 1).items()}}
     return ClientModel(spec, tensors)

@@ -1,4 +1,4 @@
-"""The tensors of several clients as one block on the device, a row for each, and views of it by name."""
+"""The tensors of several clients as one matrix on the device, with a row per client and views by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,24 +10,24 @@ from fedlease.core.types import Tensors
 __all__ = ["Block"]
 
 ALIGNED = 8
-"""Alignment in numbers: every tensor begins at a multiple, so that products can read it in wide words."""
+"""Alignment of tensors in a row, in numbers, so that matrix products can use wide loads."""
 
 
 class Block:
-    """Rows of numbers, one per client, that are copied in one piece.
+    """A matrix with the tensors of one client in each row, which is copied in one piece.
 
     Attributes:
-        values: (K, width) float32; what lies between the tensors is 0.
+        values: (K, width) float32; gaps between tensors are 0.
     """
 
     def __init__(self, clients: Sequence[Tensors], names: Iterable[str], device: torch.device) -> None:
         """Copies tensors to the device.
 
         Args:
-            clients: each client's tensors, none for an empty block. Those of one name may differ in their first side,
-                as heads of unequal label lists do, and are filled with zeros.
-            names: of the tensors that are taken.
-            device: where the block is.
+            clients: each client's tensors; [] makes an empty block. Tensors of one name may differ in their first
+                dimension, as heads with unequal numbers of labels do, and are padded with zeros.
+            names: of the tensors to copy.
+            device: of the block.
         """
         ordered = sorted(names)
         self._own = [{name: tensors[name].shape for name in ordered} for tensors in clients]
@@ -46,13 +46,19 @@ class Block:
         self.values = host.to(device, non_blocking=on_gpu)
 
     def view(self, name: str, clients: int, values: Tensor | None = None) -> Tensor:
-        """The tensors of one name of the first clients, (clients, *shape); of other values that lie as its own do."""
+        """The first clients' tensors of one name, (clients, *shape), as a view of the block or of ``values``.
+
+        Args:
+            name: of the tensor.
+            clients: number of clients.
+            values: another matrix with the layout of the block; None: the block itself.
+        """
         begin, shape = self._places[name]
         found = self.values if values is None else values
         return found[:clients, begin : begin + shape.numel()].view(clients, *shape)
 
     def joined(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
-        """A copy of tensors (clients, *shape) of all names as they lie in the block, (clients, width); None is 0."""
+        """Copies tensors (clients, *shape) of all names into the layout of the block, (clients, width); None is 0."""
         clients = next(len(tensor) for tensor in tensors.values() if tensor is not None)
         parts = []
         for name, (_, shape) in self._places.items():
@@ -70,7 +76,7 @@ class Block:
         return list(self._places)
 
     def read(self, values: Tensor | None = None) -> list[dict[str, Tensor]]:
-        """Copies of every client's tensors on the CPU in their own shapes, from this block or values of its layout."""
+        """Copies of every client's tensors on the CPU in their own shapes, from the block or from ``values``."""
         host = (self.values if values is None else values).cpu()
         return [
             {name: row[self._places[name][0] :][: shape.numel()].view(shape).clone() for name, shape in own.items()}
@@ -78,7 +84,7 @@ class Block:
         ]
 
     def mask(self, names: Mapping[str, float]) -> Tensor:
-        """(width,) on the device: the given number where a tensor of that name lies, 0 elsewhere."""
+        """A row (width,) on the device with the given number at the places of a tensor, and 0 elsewhere."""
         mask = torch.zeros(self.values.shape[1])
         for name, value in names.items():
             begin, shape = self._places[name]

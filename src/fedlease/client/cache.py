@@ -1,4 +1,4 @@
-"""Work that several methods or runs begin with, done once: first steps, and the scores of the untrained model."""
+"""A cache of work that several methods or runs share: first steps, and the scores of the untrained model."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ R = TypeVar("R", LocalResult, Measured)
 
 
 def begins_with(start: ClientModel, task: ClientTask, tensors: Tensors) -> bool:
-    """Whether a task trains from the common start, so that other methods' first tasks may be the same."""
+    """Whether a task trains from the initial adapter, so that other methods may have the same task."""
     if task.round > 1 or task.model.spec.r > start.spec.r or task.term is not None or task.gradients:
         return False
     start = at_rank(start, task.model.spec.r)
@@ -30,14 +30,14 @@ def begins_with(start: ClientModel, task: ClientTask, tensors: Tensors) -> bool:
 
 @dataclass
 class WorkCache:
-    """Results by the content of the work, not by the method that asks for it.
+    """Results by the content of the work, whichever method it belongs to.
 
     Attributes:
-        context: digest of all that the work depends on beside the task: rows, base model, optimiser, seed.
-        start: the common start of methods that share first steps; None shares scores alone.
-        folder: where results go that exceed ``in_memory``; None drops those.
-        shared: whether other runs read the folder, too, so that every result goes there.
-        in_memory: bytes of tensors, of scores and of answers.
+        context: digest of everything that the work depends on besides the task: rows, base model, optimiser, seed.
+        start: initial adapter of the methods that share first steps; None shares only scores.
+        folder: for results beyond ``in_memory``; None drops them.
+        shared: whether other runs use the folder too, so that every result is written to it.
+        in_memory: most bytes of tensors, scores and answers in memory.
     """
 
     context: str = ""
@@ -49,18 +49,18 @@ class WorkCache:
     _bytes: int = 0
 
     def step_key(self, client: ClientId, task: ClientTask, tensors: Tensors) -> str | None:
-        """Names the work of a first step by 64 hexadecimal digits; None if no other method could begin with it."""
+        """The key of a first step, 64 hexadecimal digits; None if no other method could have the same step."""
         if self.start is None or not begins_with(self.start, task, tensors):
             return None
         stages = [(sorted(stage.trainable), stage.epochs, stage.experts) for stage in task.stages]
         return digest(f"{self.score_key(client, task.model, tensors)} {task.round} {stages} {task.halves}".encode())
 
     def score_key(self, client: ClientId, model: ClientModel, tensors: Tensors) -> str:
-        """Names the scoring of a client's model by 64 hexadecimal digits."""
+        """The key of scoring a client's model, 64 hexadecimal digits."""
         return digest(dumps((self.context, client, model.spec, dict(tensors))))
 
     def get(self, key: str | None, kind: type[R]) -> R | None:
-        """The result under a key, if it is there and of this kind; a damaged file counts as absent."""
+        """The result of a key, or None if there is none of this kind; a damaged file counts as absent."""
         if key is None:
             return None
         found = self._results.get(key)
@@ -73,7 +73,7 @@ class WorkCache:
         return found if isinstance(found, kind) else None
 
     def put(self, key: str | None, result: LocalResult | Measured) -> None:
-        """Keeps a result for whoever does the same work."""
+        """Stores a result."""
         if key is None or key in self._results:
             return
         size = _size(result)

@@ -1,4 +1,4 @@
-"""The switches of torch by which a GPU gives the same bits for the same work, set in one place."""
+"""The switches of torch that make a GPU repeat its results bit for bit."""
 
 import os
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ __all__ = ["same_bits"]
 
 @contextmanager
 def same_bits(device: torch.device) -> Iterator[None]:
-    """While it is open, a GPU uses only operations that repeat bit for bit, and full float32; then all is as before.
+    """Restricts a GPU, within the context, to operations that repeat bit for bit, and to full float32.
 
-    That is: torch's deterministic algorithms, a fixed workspace of cuBLAS, no choice of kernels by speed, no TF32. A
-    processor needs none of it: there the same number of threads is enough.
+    It sets torch's deterministic algorithms and a fixed workspace of cuBLAS, and switches off the choice of kernels by
+    speed and TF32. A CPU repeats results without these, with the same number of threads.
 
     Args:
-        device: where the work is done.
+        device: of the work.
 
     Raises:
-        ConfigError: an operation has no such form; the message says how to go on without.
+        ConfigError: an operation has no deterministic form; the message says how to run without this.
     """
     if device.type != "cuda":
         yield
         return
-    # Read when the first product is computed.
+    # cuBLAS reads this variable at its first product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
     precision = ("fp32_precision", "ieee") if hasattr(products, "fp32_precision") else ("allow_tf32", False)
@@ -35,7 +35,7 @@ def same_bits(device: torch.device) -> Iterator[None]:
         (cudnn, "benchmark", False),
         (cudnn, "deterministic", True),
         (products, *precision),
-        # Filling memory that is written next anyway takes time and changes nothing.
+        # Uninitialised memory is always written before it is read, so filling it only takes time.
         (torch.utils.deterministic, "fill_uninitialized_memory", False),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
@@ -43,7 +43,7 @@ def same_bits(device: torch.device) -> Iterator[None]:
     try:
         for owner, name, value in wanted:
             setattr(owner, name, value)
-        # Warnings alone would let attention take kernels that sum in any order.
+        # With warn_only, attention could use kernels that sum in any order.
         torch.use_deterministic_algorithms(True)
         yield
     except RuntimeError as error:
@@ -51,7 +51,7 @@ def same_bits(device: torch.device) -> Iterator[None]:
             raise
         reason = str(error).split(". ")[0].split(", but ")[0]
         raise ConfigError(
-            f"deterministic: {reason}; with deterministic=false the model runs, and repeats up to rounding"
+            f"deterministic: {reason}; with deterministic=false the model runs, but results repeat only up to rounding"
         ) from error
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warns)

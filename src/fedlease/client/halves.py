@@ -1,13 +1,13 @@
-"""A warm-up that tells what each half of a client's rows has added to B, and so how much of it is the client's task.
+"""Warm-ups on two halves of a client's rows, which separate what each half has added to B.
 
-Every batch is of one half, in turn. AdamW's steps are linear in the gradients once their second moment is known, so
-that what is learnt is the sum of what the batches of either half have added to it:
+Every batch is of one half, in turns. Given their second moment, AdamW's steps are linear in the gradients, so that B is
+the sum of what the batches of either half have added to it:
 
-    m_h <- beta1 m_h + (1 - beta1) g  of a batch of half h, and beta1 m_h of another
+    m_h <- beta1 m_h + (1 - beta1) g  for a batch of half h, and beta1 m_h for a batch of the other half
     b_h <- (1 - lr w) b_h - lr m_h / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
 
-with the gradient g after clipping, its second moment v and the weight decay w; b_0 + b_1 is B. Training is that of all
-rows, which costs no step more than a warm-up whose halves nobody asks for.
+with the gradient g after clipping, its second moment v and the weight decay w; b_0 + b_1 is B. This needs no more steps
+than a warm-up without halves.
 """
 
 import math
@@ -26,14 +26,19 @@ from fedlease.tasks.encoded import Encoded, training_batches
 __all__ = ["Batch", "SecondHalf", "batches", "beginning", "in_turn", "parted", "split", "told_apart"]
 
 Batch = tuple[int, list[int]]
-"""The half that a batch is of, 0 where halves are not told apart, and its rows."""
+"""The half of a batch, 0 without halves, and its rows."""
 
 
 def split(rows: Encoded, seed: int, client: ClientId, *, by_label: bool = True) -> tuple[list[int], list[int]]:
-    """Two halves of a client's rows, each label divided evenly, drawn from the client's own seed.
+    """Divides a client's rows into two random halves, with the rows of every label divided evenly.
 
-    Rows of generation are divided evenly by the length of their answers. Without ``by_label`` the halves depend on the
-    number of rows alone, and so tell nothing of what is in them.
+    For generation, rows are divided evenly by the length of their answers.
+
+    Args:
+        rows: of the client.
+        seed: root seed.
+        client: id of the client.
+        by_label: whether labels matter; without it, the halves depend only on the number of rows and reveal nothing.
     """
     drawn = torch.randperm(len(rows), generator=generator(seed, "halves", client)).tolist()
     ordered = sorted(drawn, key=lambda row: rows.labels[row]) if by_label else drawn
@@ -46,10 +51,10 @@ def batches(
     """The batches of one pass over a client's rows.
 
     Args:
-        lengths: tokens of each row.
-        halves: the rows of either half; empty where they are not told apart.
-        batch_size: rows of a batch.
-        shuffle: draws the order.
+        lengths: number of tokens of every row.
+        halves: rows of either half; empty without halves.
+        batch_size: most rows of a batch.
+        shuffle: generator for the order.
     """
     if not halves:
         return [(0, batch) for batch in training_batches(lengths, batch_size, shuffle)]
@@ -58,20 +63,20 @@ def batches(
 
 
 def in_turn(halves: Sequence[Sequence[list[int]]]) -> list[Batch]:
-    """The batches of halves, one of each after the other."""
+    """The batches of two halves in turns."""
     return [(half, batch) for both in zip_longest(*halves) for half, batch in enumerate(both) if batch is not None]
 
 
 def beginning(task: ClientTask, tensors: Tensors, kind: Task, rows: Encoded) -> dict[str, Tensor]:
-    """The tensors that a task begins with; where halves are told apart, the head's biases are those of labels alone.
+    """The tensors that a task starts from; with halves, the head's bias starts at the frequencies of the labels.
 
-    Without them the first thing that an adapter learns is how frequent the labels are: clients of one task whose labels
-    are skewed in opposite ways would have contrary B.
+    Otherwise, adapters would first learn these frequencies, and two clients of one task with oppositely skewed labels
+    would get opposite B.
 
     Args:
-        task: whose model has the initial head.
-        tensors: the model's, with private tensors laid over.
-        kind: of the rows.
+        task: its model has the initial head.
+        tensors: of the model, with private tensors in their places.
+        kind: the learning task, which computes the bias.
         rows: the client's train rows.
     """
     heads = head_names(task.model.tensors) if task.halves else ()
@@ -84,17 +89,17 @@ def beginning(task: ClientTask, tensors: Tensors, kind: Task, rows: Encoded) -> 
 
 
 class SecondHalf:
-    """The part of trained values that batches of the second half have added.
+    """Tracks the part of trained parameters that batches of the second half have added.
 
     Attributes:
-        part: one per value, of its shape.
+        part: a tensor per parameter, of its shape.
     """
 
     def __init__(self, values: Sequence[nn.Parameter], begin: Sequence[Tensor] | None = None) -> None:
-        """Begins to follow values.
+        """Starts tracking.
 
         Args:
-            values: that an AdamW trains.
+            values: parameters that an AdamW trains.
             begin: their parts so far; None: 0.
         """
         self._values = values
@@ -102,16 +107,16 @@ class SecondHalf:
         self.fresh()
 
     def fresh(self) -> None:
-        """Begins another stage, whose optimiser is a new one."""
+        """Resets the moments, for a stage with a new optimiser."""
         self._moments = [torch.zeros_like(value) for value in self._values]
         self._steps = [0] * len(self._values)
 
     def follow(self, adamw: Optimizer, second: Sequence[float | Tensor]) -> None:
-        """Follows a step that has just been made, as long as the gradients are there; values without one made none.
+        """Tracks a step that has just been made, before its gradients are cleared.
 
         Args:
-            adamw: that has made it.
-            second: one per value, 1 where the batch was of the second half, else 0; broadcast over the value.
+            adamw: the optimiser that made the step.
+            second: per parameter, 1 if the batch was of the second half, else 0; broadcast over the parameter.
         """
         groups = {id(value): group for group in adamw.param_groups for value in group["params"]}
         for place, (value, share) in enumerate(zip(self._values, second, strict=True)):
@@ -127,15 +132,15 @@ class SecondHalf:
 
 
 def told_apart(task: ClientTask) -> list[str]:
-    """The names of the B whose parts go back, sorted; empty of a task without halves."""
+    """The names of the B that are uploaded in two parts, sorted; [] for a task without halves."""
     return [name for name in sorted(task.upload) if task.halves and TensorName.parse(name).kind == "B"]
 
 
 def parted(tensors: Tensors, second: Tensors) -> dict[str, Tensor]:
-    """What a task has trained, each B in the parts that the first and the second half have added to it.
+    """Splits every trained B into the parts that the first and the second half have added.
 
     Args:
-        tensors: that were trained, by name.
-        second: name of B -> the part of the second half.
+        tensors: trained tensors by name.
+        second: name of a B -> the part of the second half.
     """
     return {**tensors, **{name: tensors[name] - part for name, part in second.items()}, **second_half(second)}

@@ -31,18 +31,18 @@ __all__ = [
 @serialisable
 @dataclass(frozen=True)
 class Train:
-    """Do a task, and score the received model before it where rounds are scored.
+    """Asks to train and, if rounds are scored, to score the received model before that.
 
     Attributes:
-        method: name of the method; a client's private tensors belong to one.
-        step: number of the step within the method, by which a later request says that the update was used.
+        method: name of the method; private tensors of a client belong to one method.
+        step: number of the step within the method, to which a later request can refer.
         task: what to train and what to upload.
         accepted: the last step of this client whose update was used, or None.
         keeps: whether the client should have private tensors from earlier steps.
-        best: as ``accepted``, in the round that early stopping may come back to; None without it.
-        seconds: that the server waits for the reply; None: as long as its transport does.
-        group: of the client, as the method has it: updates of one are averaged together.
-        masking: of the update, which then leaves masked alone; None: it leaves as it is.
+        best: like ``accepted``, for the round to which early stopping may return; None without early stopping.
+        seconds: time that the server waits for the reply; None: as long as its transport does.
+        group: number of the client's group, whose updates are averaged together.
+        masking: masks the update for a secure sum; None sends it unmasked.
     """
 
     method: str
@@ -57,18 +57,18 @@ class Train:
 
     @property
     def model(self) -> ClientModel:
-        """The model that travels with the request."""
+        """The model of the request."""
         return self.task.model
 
 
 @serialisable
 @dataclass(frozen=True)
 class Score:
-    """Score a model; the other fields as in :class:`Train`.
+    """Asks to score a model; other fields as in :class:`Train`.
 
     Attributes:
-        rows: which of the client's rows.
-        metric: ``score``, the headline metric, or the mean ``loss``, which is of validation rows alone.
+        rows: the client's rows to score on.
+        metric: ``score``, the headline metric, or ``loss``, the mean loss, only on validation rows.
     """
 
     method: str
@@ -83,12 +83,12 @@ class Score:
 @serialisable
 @dataclass(frozen=True)
 class Finish:
-    """Score the client's final model by the evaluation contract; the other fields as in :class:`Train`.
+    """Asks to score the client's final model on its test rows; other fields as in :class:`Train`.
 
     Attributes:
         untrained: initial adapter and head, scored for comparison.
-        hand_over: whether the reply should hold the client's private tensors; only a client that shares its machine
-            with the server agrees to that.
+        hand_over: whether the reply should have the client's private tensors; only a client on the server's machine
+            agrees to that.
     """
 
     method: str
@@ -112,14 +112,14 @@ class Trained:
         update: for the method.
         score: headline metric of the received model on the client's test rows; None if rounds are not scored or the
             client has no test rows.
-        metrics: what was measured with it, by name, but for the loss.
-        steps: optimiser steps.
+        metrics: other metrics of the received model, except the loss.
+        steps: number of optimiser steps.
         train_seconds: time spent training.
         evaluate_seconds: time spent scoring and choosing among candidates.
-        reused: whether another method had done the same first step already.
-        notes: plain sentences, such as what the client has lost.
-        epsilon: under differential privacy, what the client has spent of it with this method so far.
-        summed: clients whose mean the update is, of which no single one was seen; 0: it is the client's own.
+        reused: whether the result is that of the same first step of another method.
+        notes: sentences for the user, such as about lost tensors.
+        epsilon: under differential privacy, the client's spending so far with this method.
+        summed: number of clients whose securely summed mean the update is; 0 for the client's own update.
     """
 
     update: ClientUpdate
@@ -135,14 +135,14 @@ class Trained:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training and scoring together."""
+        """Time spent training and scoring together."""
         return self.train_seconds + self.evaluate_seconds
 
 
 @serialisable
 @dataclass(frozen=True)
 class Scored:
-    """The reply to :class:`Score`: the metric that was asked for."""
+    """The reply to :class:`Score`: the requested metric."""
 
     score: float
 
@@ -150,20 +150,20 @@ class Scored:
 @serialisable
 @dataclass(frozen=True)
 class FinalScores:
-    """How a client's personalised model does on the client's own test rows at the end.
+    """Scores of a client's final personalised model on the client's own test rows.
 
     Attributes:
-        metrics: name -> mean over the rows; empty, like everything derived from rows, without test rows.
+        metrics: name -> value; empty, like everything computed from rows, without test rows.
         num_test: number of test rows.
-        majority: headline metric of always giving the most frequent train label or answer.
+        majority: headline metric of always predicting the most frequent train label or answer.
         bare_base: headline metric of the untrained model.
         own_expert: headline metric of the own expert alone; None without routing.
         choice: index of the chosen candidate, or None.
-        usage: module -> how experts were used; None without routing.
-        row_scores: a number per row, whose mean is the headline metric: one character each where all are 0 or 1.
-        samples: a few rows with the generated answers; empty for classification.
-        confusion: of classification, the test rows by true and predicted label.
-        notes: plain sentences, such as what the client has lost.
+        usage: module -> statistics about the use of experts; None without routing.
+        row_scores: a number per row, with the headline metric as their mean; one character each if all are 0 or 1.
+        samples: a few rows with generated answers; empty for classification.
+        confusion: for classification, test rows by true and predicted label.
+        notes: sentences for the user, such as about lost tensors.
     """
 
     metrics: Mapping[str, float]
@@ -201,8 +201,8 @@ class Finished:
 
     Attributes:
         scores: of the personalised model.
-        private: slot -> private tensors, see :class:`~fedlease.client.store.Private`; None unless they were asked for
-            and may leave.
+        private: slot -> private tensors, see :class:`~fedlease.client.store.Private`; None unless they were requested
+            and may leave the client.
     """
 
     scores: FinalScores
@@ -212,7 +212,7 @@ class Finished:
 @serialisable
 @dataclass(frozen=True)
 class Refused:
-    """The reply of a client that did not do what it was asked, in one sentence."""
+    """The reply of a client that did not fulfil a request, with the reason in one sentence."""
 
     reason: str
 
@@ -220,17 +220,17 @@ class Refused:
 @serialisable
 @dataclass(frozen=True)
 class Lacks:
-    """The reply of a client that has not what the request builds on; it is sent the same once more, whole."""
+    """The reply of a client that lacks tensors on which the request builds; the server then sends the whole model."""
 
 
 @serialisable
 @dataclass(frozen=True)
 class Masked:
-    """The reply to :class:`Train` with a masking.
+    """The reply to :class:`Train` with masking.
 
     Attributes:
-        trained: the reply, its update without tensors.
-        values: (numbers x width,) uint8, masked: the weight, then the update's values times the weight.
+        trained: the reply without the tensors of its update.
+        values: (numbers x width,) uint8: the masked weight, followed by the masked values times the weight.
     """
 
     trained: Trained

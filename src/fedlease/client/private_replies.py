@@ -1,7 +1,8 @@
-"""What a client refuses under differential privacy, and what is removed from its replies.
+"""Requests that a client refuses under differential privacy, and values that are removed from its replies.
 
-Noise protects what is trained. Nothing else that is computed from train rows leaves the client: no losses, no choice
-among candidates, no most frequent label. Test rows are never trained on; only their rounded scores leave, none by row.
+Noise protects the trained tensors. Nothing else that is computed from train rows leaves the client: no losses, no
+choice among candidates, no most frequent label. Of test rows, which are never trained on, only rounded mean scores
+leave, and no scores of single rows.
 """
 
 from collections.abc import Mapping
@@ -14,11 +15,11 @@ from fedlease.core.row_noise import Amount
 __all__ = ["DIGITS", "chooses", "disclosed", "passes_in", "refusal"]
 
 DIGITS = 2
-"""Decimals of a score that leaves."""
+"""Decimals of a score in a reply."""
 
 
 def passes_in(request: Request) -> Amount:
-    """Passes that a request asks of a client."""
+    """Passes over rows that a request asks for."""
     if not isinstance(request, Train):
         return Amount()
     passes = sum(stage.epochs for stage in request.task.stages)
@@ -26,13 +27,13 @@ def passes_in(request: Request) -> Amount:
 
 
 def refusal(terms: PrivacyTerms, request: Request, rows: int, spent: Amount) -> str:
-    """The reason why a client refuses a request; empty where it does not.
+    """The reason why a client refuses a request; empty if it does not.
 
     Args:
         terms: of the client.
         request: from the server.
-        rows: the client's train rows.
-        spent: steps under this method, those of the request among them.
+        rows: number of the client's train rows.
+        spent: steps under this method, including those of the request.
     """
     if isinstance(request, Score) and request.rows == "valid":
         return "its validation rows are not scored: privacy.epsilon does not cover them"
@@ -43,23 +44,23 @@ def refusal(terms: PrivacyTerms, request: Request, rows: int, spent: Amount) -> 
     planned = terms.passes.get(request.method, Amount()).steps(rows, terms.batch_size)
     if not spent <= planned:
         return (
-            f"it has spent its epsilon of {terms.epsilon:g}: {request.method} was to make {spent}, the "
-            f"noise is enough for {planned}"
+            f"it has spent its epsilon of {terms.epsilon:g}: {request.method} would make {spent}, and the noise is "
+            f"enough for {planned}"
         )
     return ""
 
 
 def chooses(request: Request) -> bool:
-    """Whether a client would choose among adapters by its rows."""
+    """Whether a request makes a client choose among adapters by its rows."""
     return bool(request.model.candidates)
 
 
 def disclosed(reply: Reply, epsilon: float) -> Reply:
-    """A reply without what noise does not protect.
+    """Removes the values from a reply that noise does not protect.
 
     Args:
-        reply: as it would be.
-        epsilon: that the client has spent with the method so far.
+        reply: the full reply.
+        epsilon: the client's spending so far with the method.
     """
     match reply:
         case Trained():

@@ -1,8 +1,8 @@
-"""Steps of differentially private training: sampled rows, a bounded gradient of each, and noise, see core/row_noise.py.
+"""Steps of differentially private training: sampled rows, a clipped gradient of each, and noise (core/row_noise.py).
 
-Every row is computed as if it were a client of its own (:mod:`fedlease.client.stacked_layers`): the frozen base
-computes the batch as ever, and A, B, router and head are expanded to one view per row, whose gradient is that of the
-row. Memory: the rows of a batch times what is trained, in float32.
+Every row is computed like a client of its own (:mod:`fedlease.client.stacked_layers`): the frozen base computes the
+whole batch, while A, B, router and head are expanded to one view per row, whose gradient is the row's. The memory for
+gradients is that of the trained tensors in float32 times the rows of a batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ __all__ = ["PrivacyTerms", "PrivateSteps", "PrivateTraining"]
 
 @dataclass(frozen=True)
 class PrivacyTerms:
-    """How much a client's training may reveal of any one of its rows.
+    """The privacy guarantee for any single row of a client, and the training that must keep it.
 
     Attributes:
-        epsilon: of everything that the client trains in the run.
-        delta: likewise.
-        clip: C, the longest gradient of a row.
-        batch_size: rows that take part in a step, on average.
-        passes: method -> the most passes that it asks of a client.
+        epsilon: of all training of the client in the run.
+        delta: of all training of the client in the run.
+        clip: C, the largest norm of a row's gradient.
+        batch_size: mean number of rows in a step.
+        passes: method -> the most passes that it asks for.
         seed: of noise and samples; None draws them from the operating system.
     """
 
@@ -45,7 +45,7 @@ class PrivacyTerms:
     seed: int | None
 
     def noise(self, rows: int) -> float:
-        """Sigma for a client with so many train rows, in units of ``clip``: enough for all methods of the run.
+        """Sigma in units of ``clip`` for a client with this many train rows, enough for all methods of the run.
 
         Raises:
             ConfigError: as :func:`fedlease.privacy.accountant.noise_for`.
@@ -53,11 +53,11 @@ class PrivacyTerms:
         return noise_for(self.epsilon, samplings(rows, self.batch_size, self.planned(rows)), self.delta)
 
     def planned(self, rows: int) -> Amount:
-        """The steps that the noise of such a client is enough for."""
+        """The steps for which the noise of a client with this many train rows is enough."""
         return sum(self.passes.values(), Amount()).steps(rows, self.batch_size)
 
     def spent(self, rows: int, steps: Amount) -> float:
-        """Epsilon of so many steps of such a client."""
+        """Epsilon spent by these steps of a client with this many train rows."""
         return epsilon_of(self.noise(rows), samplings(rows, self.batch_size, steps), self.delta)
 
 
@@ -66,13 +66,13 @@ class PrivateSteps:
     """The steps of one stage.
 
     Attributes:
-        training: whose model they are computed with.
-        rows: the client's.
+        training: provides the model.
+        rows: train rows of the client.
         task: that is trained.
         stage: of the task.
         noise: sigma.
-        draws: of samples and noise.
-        halves: the rows of either half, where batches are of one; else empty.
+        draws: source of samples and noise.
+        halves: rows of either half; empty without halves.
     """
 
     training: "PrivateTraining"
@@ -92,7 +92,7 @@ class PrivateSteps:
         return in_turn(drawn)
 
     def backward(self, batch: Sequence[int]) -> Tensor:
-        """Leaves the noisy gradient of a sample in the trained parameters; returns the mean loss of its rows, a scalar.
+        """Sets the gradients of the trained parameters to the noisy mean of a sample; returns its mean loss, a scalar.
 
         A row whose loss or gradient is not finite counts as 0.
         """
@@ -102,7 +102,7 @@ class PrivateSteps:
         losses = [torch.zeros((), device=self.training.resident.device)]
         lengths = self.rows.lengths
         by_length = sorted(batch, key=lambda row: lengths[row])
-        # A sample may be larger than expected, and memory is for what is expected.
+        # A sample can be larger than a batch, and memory is planned for a batch.
         for begin in range(0, len(batch), terms.batch_size):
             chunk = by_length[begin : begin + terms.batch_size]
             loss, gradients = self.training.row_gradients(self.rows, chunk, self.task, self.stage)
@@ -123,7 +123,7 @@ class PrivateTraining:
     """Differentially private training on the resident model.
 
     Attributes:
-        resident: the base model, of a task that gives the loss of every row; what it has loaded is taken out.
+        resident: the base model, with a task that gives the loss of every row; its adapter is unloaded.
         terms: of the clients.
         modules: paths of the adapted modules.
     """
@@ -147,11 +147,11 @@ class PrivateTraining:
         """The steps of a stage.
 
         Args:
-            task: whose model is loaded.
+            task: its model must be loaded.
             stage: of the task.
             rows: the client's train rows.
-            draw: what its random numbers depend on beside the seed.
-            halves: the rows of either half, of sizes that differ by one at most; empty where they are not told apart.
+            draw: key of the random numbers besides the seed.
+            halves: rows of either half, whose sizes differ by at most 1; empty without halves.
         """
         draws = draws_of(self.terms.seed, "privacy", *draw)
         return PrivateSteps(self, rows, task, stage, self.terms.noise(len(rows)), draws, halves)
@@ -159,16 +159,16 @@ class PrivateTraining:
     def row_gradients(
         self, rows: Encoded, batch: Sequence[int], task: ClientTask, stage: Stage
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and gradients of every row of a batch, with what is loaded in the resident model.
+        """Loss and gradients of every row of a batch, with the model that is loaded.
 
         Args:
-            rows: the client's.
-            batch: some of them, at least one.
-            task: whose model is loaded.
+            rows: of the client.
+            batch: indices of b rows, at least one.
+            task: its model must be loaded.
             stage: of the task.
 
         Returns:
-            (b,), and name -> (b, *shape) of every tensor that the stage trains.
+            The losses, (b,), and name -> gradients, (b, *shape), for every tensor that the stage trains.
         """
         resident, spec, model = self.resident, task.model.spec, self._model
         assert isinstance(resident.task, StackingTask)

@@ -1,4 +1,4 @@
-"""The one base model in memory; adapters and heads of clients are swapped in and out."""
+"""The base model in memory, into which adapters and heads of clients are loaded one after another."""
 
 import copy
 import inspect
@@ -30,19 +30,19 @@ __all__ = ["ResidentModel"]
 
 
 class ResidentModel:
-    """Holds one client's adapter and head at a time.
+    """The base model with one client's adapter and head at a time.
 
     Args:
-        base: loaded once; its weights are never changed.
-        device: where it computes.
-        autocast: type of the products when the base is not float32; None computes in the base's own type.
-        task: what is optimised and scored with it; None is classification.
-        deterministic: whether a GPU gives the same bits every time.
-        skip_unread: whether logits are computed of what the head reads alone, see :mod:`fedlease.models.first_token`.
+        base: loaded once; its weights never change.
+        device: of the computation.
+        autocast: dtype of matrix products if the base is not float32; None computes in the base's own dtype.
+        task: the learning task; None is classification.
+        deterministic: whether a GPU must give the same bits every time.
+        skip_unread: whether to compute only tokens that the head reads, see :mod:`fedlease.models.first_token`.
 
     Attributes:
-        parameters: of the adapter, and of the head where one was loaded, by name.
-        num_labels: of the client that was loaded last.
+        parameters: of the adapter, and of the head if one was loaded, by name.
+        num_labels: number of labels of the client that was loaded last.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class ResidentModel:
 
     @property
     def model(self) -> PeftModel:
-        """The PEFT model with what was loaded last.
+        """The PEFT model with the adapter that was loaded last.
 
         Raises:
-            RuntimeError: nothing is loaded yet.
+            RuntimeError: no adapter has been loaded yet.
         """
         if self._model is None:
             raise RuntimeError("load a client's model first")
@@ -83,28 +83,28 @@ class ResidentModel:
 
     @property
     def config(self) -> Any:
-        """The base's configuration."""
+        """The configuration of the base model."""
         return self._base.model.config
 
     @property
     def base_parameters(self) -> int:
-        """Number of frozen parameters, its own head among them."""
+        """Number of parameters of the base model, including its own head."""
         return sum(p.numel() for name, p in self._base.model.named_parameters() if "lora_" not in name)
 
     def head_modules(self, num_labels: int) -> dict[str, nn.Module]:
-        """The head for a number of labels, made on first use."""
+        """The head modules for a number of labels, made on first use."""
         if num_labels not in self._heads:
             modules = new_head_modules(self._base, num_labels)
             self._heads[num_labels] = {name: module.to(self.device) for name, module in modules.items()}
         return self._heads[num_labels]
 
     def load(self, model: ClientModel, num_labels: int, tensors: Tensors | None = None) -> None:
-        """Puts a client's adapter and head in place; the modules are rebuilt only when the shape changes.
+        """Loads a client's adapter and head; modules are rebuilt only if the spec changes.
 
         Args:
             model: spec and values.
-            num_labels: size of the client's label list.
-            tensors: other values of the same names, such as those with private ones laid over.
+            num_labels: number of the client's labels.
+            tensors: values to load instead of the model's, such as private ones.
         """
         self._match(model.spec)
         self.restrict(None)
@@ -121,27 +121,27 @@ class ResidentModel:
         self.parameters = parameters
 
     def use_head(self, modules: Mapping[str, nn.Module]) -> None:
-        """Puts head modules in place, in the mode of the model around them; ``load`` puts its own."""
+        """Replaces the head modules, and sets them to the training or evaluation mode of the model."""
         for name, module in modules.items():
             self._base.model.set_submodule(name, module.train(self._base.model.training))
 
     def unwrapped(self) -> nn.Module:
-        """Takes the adapter out and gives the base, with the head that was put in place last."""
+        """Unloads the adapter and returns the base model with the head that was set last."""
         if self._model is not None:
             self._model.unload()
         self._model, self._spec, self.parameters = None, None, {}
         return self._base.model
 
     def twin(self) -> nn.Module:
-        """Another tree of modules around the very same weights, without an adapter, in evaluation mode."""
+        """A second tree of modules that shares the weights, without an adapter, in evaluation mode."""
         model = self.unwrapped()
-        # The states that bitsandbytes attaches to packed weights hold tensors, too.
+        # bitsandbytes attaches states with tensors to quantised weights, which must be shared too.
         packed = [vars(module)[n] for module in model.modules() for n in ("state", "quant_state") if n in vars(module)]
         shared = {id(held): held for held in (*model.parameters(), *model.buffers(), *packed)}
         return copy.deepcopy(model, dict(shared)).eval()
 
     def train_only(self, names: Iterable[str]) -> list[nn.Parameter]:
-        """Switches gradients on for exactly these tensors and gives them in the order of their names."""
+        """Enables gradients for exactly these tensors, and returns them sorted by name."""
         wanted = set(names)
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in wanted)
@@ -152,12 +152,12 @@ class ResidentModel:
         return snapshot(self.parameters, names)
 
     def restrict(self, experts: tuple[int, ...] | None) -> None:
-        """Sums just these experts in place of the mixer; None goes back. No effect on a single adapter."""
+        """Sums only these experts instead of using the mixer; None restores it. A single adapter is not affected."""
         if isinstance(self.model.base_model, FedLeaseModel):
             self.model.base_model.restrict(experts)
 
     def at_rest(self) -> None:
-        """Ends training, wherever it stopped: no dropout, no gradients, all experts."""
+        """Resets the model after training, even if that failed: no dropout, no gradients, all experts."""
         for parameter in self.parameters.values():
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -166,7 +166,7 @@ class ResidentModel:
 
     def for_scoring(self) -> None:
         """Switches dropout off."""
-        if self.model.training:  # else every scoring would walk through all modules
+        if self.model.training:  # eval() walks through all modules, which would slow down every scoring
             self.model.eval()
 
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
@@ -174,7 +174,7 @@ class ResidentModel:
 
         Args:
             inputs: of the base model.
-            last: so many tokens at the end are enough, which spares the output layer the others; None takes all.
+            last: number of tokens at the end for which logits are needed; None: all.
         """
         groups = groups_of(self.config, inputs)
         if len(groups) > 1:
@@ -183,8 +183,8 @@ class ResidentModel:
         return self.logits_of(self.model, inputs, last)
 
     def logits_of(self, model: nn.Module, inputs: Inputs, last: int | None = None) -> Tensor:
-        """Computes :meth:`logits` by any modules around this base, for rows that may share a batch."""
-        # A tokenizer may give what another architecture takes.
+        """Computes :meth:`logits` with other modules around this base, for rows that may share a batch."""
+        # A tokenizer may return inputs that only other architectures take.
         inputs = {name: values for name, values in inputs.items() if name in self._arguments}
         extra: dict[str, Any] = {}
         if last is not None:
@@ -192,9 +192,9 @@ class ResidentModel:
             if "logits_to_keep" in self._arguments:
                 extra["logits_to_keep"] = last
             if "position_ids" in self._arguments:
-                # Counted from the first token of the text, not of the padding before it.
+                # Positions count from the first token of the text, after the padding.
                 extra["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        # The mixer ``instance`` asks for hidden states on the way.
+        # The mixer ``instance`` needs the hidden states of all tokens.
         weighs = self._spec is not None and self._spec.mixer == "instance"
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         with self._computing(), first_token_alone(base) if self.skip_unread and not weighs else nullcontext():
@@ -202,21 +202,21 @@ class ResidentModel:
         return output if last is None else output[:, -last:]
 
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
-        """Token ids of prompt and continuation, (b, tokens); the prompt is padded on the left.
+        """Generates token ids of prompt and continuation, (b, tokens); the prompt is padded on the left.
 
-        Experts are not counted: of a test row the pass that gives its loss counts prompt and answer, each token once.
+        The use of experts is not recorded here: the pass that computes a test row's loss records every token once.
         """
         with uncounted(self.model):
             return self.generate_by(self.model, inputs, **options)
 
     def generate_by(self, model: Any, inputs: Inputs, **options: Any) -> Tensor:
-        """Calls :meth:`generate` of any modules around this base."""
+        """Computes :meth:`generate` with other modules around this base."""
         with self._computing():
             tokens: Tensor = model.generate(**inputs, **options)
         return tokens
 
     def weighing(self, questions: Inputs) -> AbstractContextManager[None]:
-        """While open, mixtures that weigh whole inputs weigh these, not the texts that follow them."""
+        """Within the context, mixtures with a weight per input take it from ``questions``, not the computed inputs."""
         tuner = self.model.base_model
         return tuner.weighing(questions) if isinstance(tuner, FedLeaseModel) else nullcontext()
 
@@ -227,12 +227,12 @@ class ResidentModel:
             return self.model.base_model.represent(inputs)
 
     def represent_by(self, model: nn.Module, inputs: Inputs) -> Tensor:
-        """Computes :meth:`represent` by any modules around this base, with the experts that those compute."""
+        """Computes :meth:`represent` with other modules around this base."""
         with self._computing():
             return directions_of(model, {name: values for name, values in inputs.items() if name in self._arguments})
 
     def repeatable(self) -> AbstractContextManager[None]:
-        """While it is open, the same work gives the same bits, if that is wanted."""
+        """Within the context, the same work gives the same bits, if the settings ask for that."""
         return same_bits(self.device) if self.deterministic else nullcontext()
 
     @contextmanager
@@ -254,7 +254,8 @@ class ResidentModel:
         self._model = wrap(self._base.model, peft_config_for(spec))
         self._spec = spec
         if self.autocast is not None and not spec.dropout and spec.mixer not in ROUTER_ROWS:
-            # Autocast would narrow again at once what PEFT widens to the adapter's type. A router looks at it first.
+            # PEFT would convert inputs to the adapter's dtype, and autocast would convert them back. Only routers need
+            # the wider dtype.
             for layer in self._model.modules():
                 if isinstance(layer, BaseTunerLayer):
                     vars(layer)["cast_input_dtype_enabled"] = False

@@ -42,14 +42,14 @@ class LocalResult:
 
 @dataclass(frozen=True)
 class Ahead:
-    """Work of a request that was done before it is handled, together with other clients'.
+    """Results of a request that were computed together with other clients', before the request is handled.
 
     Attributes:
-        result: of its :func:`~fedlease.client.ahead.job_of`.
-        measured: of its :func:`~fedlease.client.ahead.scoring_of`.
-        seconds: the client's share of the time that scoring and comparing took.
-        alone: the headline metric of its :func:`~fedlease.client.ahead.alone_of`.
-        choice: the best of the candidates of its :func:`~fedlease.client.ahead.candidates_of`.
+        result: of the job of :func:`~fedlease.client.ahead.job_of`.
+        measured: scores of the job of :func:`~fedlease.client.ahead.scoring_of`.
+        seconds: the client's share of the time for scoring and comparing candidates.
+        alone: headline metric of the job of :func:`~fedlease.client.ahead.alone_of`.
+        choice: best candidate by the jobs of :func:`~fedlease.client.ahead.candidates_of`.
     """
 
     result: LocalResult | UpdateRefusedError | None = None
@@ -60,21 +60,21 @@ class Ahead:
 
 
 def check_learnt(client: ClientId, task: ClientTask, tensors: Tensors, loss: float, *, learnt: bool) -> None:
-    """Refuses what training has come to where no step had a gradient, or where a private tensor is not finite.
+    """Refuses the result of training if no step had a gradient, or if a private tensor is not finite.
 
     Args:
-        client: whose.
-        task: what was trained.
-        tensors: by name, as they are now.
-        loss: of the last pass.
+        client: id of the client.
+        task: that was trained.
+        tensors: trained tensors by name.
+        loss: mean loss of the last pass.
         learnt: whether any step had a gradient.
 
     Raises:
-        UpdateRefusedError: as it says.
+        UpdateRefusedError: the result is refused.
     """
     if not learnt:
         raise UpdateRefusedError(client, f"no step had a gradient, the loss is {loss:g}: its rows teach nothing")
-    # Uploads are checked by the server; nobody else sees these.
+    # The server checks uploads; only the client can check private tensors.
     _check_finite(client, tensors, tensors.keys() - task.upload - {*task.gradient_names.values()})
 
 
@@ -87,7 +87,7 @@ def _check_finite(client: ClientId, tensors: Tensors, names: Collection[str]) ->
 def local_result(
     client: ClientId, task: ClientTask, num_examples: int, tensors: Tensors, loss: float, steps: int, seconds: float
 ) -> LocalResult:
-    """Divides trained tensors into the update and what stays with the client, which a sketch is not made of yet."""
+    """Divides trained tensors into the update, not sketched yet, and the tensors that stay with the client."""
     update = ClientUpdate(
         client=client,
         phase=task.phase,
@@ -101,7 +101,7 @@ def local_result(
 
 
 def as_asked(known: LocalResult, task: ClientTask) -> LocalResult:
-    """Another method's result, divided into upload and private tensors as this task asks."""
+    """Divides the result of another method into upload and private tensors as a task asks for."""
     if task.halves:
         return known
     tensors = {**known.update.tensors, **known.private}
@@ -110,26 +110,26 @@ def as_asked(known: LocalResult, task: ClientTask) -> LocalResult:
 
 
 def kept_result(client: ClientId, task: ClientTask, num_examples: int, private: Private) -> LocalResult:
-    """What a client has kept of its warm-up, as the result of a task that trains nothing.
+    """The warm-up that a client has kept, as the result of a task without training.
 
     Raises:
-        UpdateRefusedError: it has kept none.
+        UpdateRefusedError: the client has kept no warm-up.
     """
     if WARMUP_SLOT not in private.slots:
         raise UpdateRefusedError(client, "it has kept no warm-up")
     result = local_result(client, task, num_examples, private.overlay(task.model), 0.0, 0, 0.0)
-    return replace(result, update=replace(result.update, metrics={}))  # nothing was trained, so there is no loss
+    return replace(result, update=replace(result.update, metrics={}))  # without training there is no loss
 
 
 def sketched(result: LocalResult, task: ClientTask) -> LocalResult:
-    """A warm-up as it leaves: sketches, while the adapter that they are of stays with the client.
+    """Replaces the adapter in an update by its sketches; the adapter becomes private.
 
     Args:
-        result: of the task without its sketch.
-        task: as it was asked; one without a sketch leaves the result as it is.
+        result: of the task, before sketching.
+        task: as it was requested; without a sketch, the result is returned unchanged.
 
     Raises:
-        UpdateRefusedError: what was trained is not finite.
+        UpdateRefusedError: a trained tensor is not finite.
     """
     if task.sketch is None:
         return result

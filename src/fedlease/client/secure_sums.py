@@ -1,8 +1,8 @@
-"""A client's half of a secure sum: what it gives out, and above all what it does not.
+"""A client's half of a secure sum, which protects it from revealing too much to the server.
 
-The server sees masked updates and their sum. A client gives out, of every other client, a share of the seed of its own
-mask or a share of the secret of its masks with others, and never both; once for each sum, and for one set of clients in
-each step, since two sums that differ by a client would show that client's update.
+The server sees masked updates and their sum. About every other client, a client reveals either a share of the seed of
+that client's own mask or a share of the secret of its masks with others, never both. It does so once per sum, and in
+each step only for one set of clients, since two sums that differ by one client would reveal that client's update.
 """
 
 from collections.abc import Mapping
@@ -47,20 +47,20 @@ Stage = Literal["none", "keys", "shares", "masked"]
 @serialisable
 @dataclass(frozen=True)
 class Membership:
-    """What a client remembers of the sum that it takes part in, and of the last one that it helped to unmask.
+    """A client's memory of the current sum, and of the last one that it helped to unmask.
 
     Attributes:
-        asked: the beginning of the sum.
-        stage: what it has sent last.
-        secret: of its masks with others, hexadecimal like all that follows.
-        sealing: the secret by which shares for it are sealed.
+        asked: first message of the current sum.
+        stage: last message that the client has sent in it.
+        secret: of its masks with others; hexadecimal, like all keys and shares.
+        sealing: secret for unsealing the shares sent to it.
         seed: of its own mask.
-        keys: client -> its public keys, of those who share.
-        shares: client whose masks are in its update -> shares of that client's seed and secret; its own too.
+        keys: client -> its public keys, for the clients that exchange shares.
+        shares: client -> shares of its seed and secret, for the clients whose masks are in the update, itself included.
         step: of the last sum that it helped to unmask.
-        survivors: whose updates were in that.
+        survivors: clients whose updates were in that sum.
         summed: whether it has sent a masked update with this method.
-        sketch: how it has sketched its warm-up, or None.
+        sketch: rule by which it has sketched its warm-up, or None.
     """
 
     asked: AskKeys | None = None
@@ -77,23 +77,23 @@ class Membership:
 
 
 class Notary(Protocol):
-    """Knows whose keys are which, so that a server cannot put its own in their place."""
+    """Signs and verifies keys, so that a server cannot replace them by its own."""
 
     def sign(self, statement: bytes) -> str:
-        """The client's signature, hexadecimal; empty where it has no key."""
+        """The client's signature, hexadecimal; empty if it has no key."""
 
     def fault(self, client: ClientId, statement: bytes, signature: str) -> str:
-        """Why a statement is not another client's; empty where it is, or where nobody knows."""
+        """The reason why a statement is not that of a client; empty if it is, or if that cannot be known."""
 
 
 @dataclass
 class Member:
-    """A client in secure sums, beside whatever handles its requests.
+    """A client's part in secure sums; its requests are handled elsewhere.
 
     Attributes:
         client: its id.
-        memory: of this method; is replaced by every message.
-        notary: signs and checks keys; None, as in one process: they are taken as they come.
+        memory: of this method, replaced by every message.
+        notary: signs and verifies keys; None, as in one process, accepts all keys.
     """
 
     client: ClientId
@@ -101,7 +101,7 @@ class Member:
     notary: Notary | None = None
 
     def tell(self, ask: SumAsk) -> SumKeys | SumShares | SumSeeds | Refused:
-        """The reply to a message of a sum; a refusal ends the sum for this client."""
+        """Replies to a message of a sum; a refusal ends the sum for this client."""
         try:
             match ask:
                 case AskKeys():
@@ -115,7 +115,7 @@ class Member:
             return Refused(f"it takes no part in the secure sum: {error}")
 
     def accepts(self, request: Request) -> Refused | None:
-        """Why a request is not worked for; what is sealed for this client is opened where it is."""
+        """Returns a refusal if a request must not be fulfilled; otherwise unseals the shares that it has, if any."""
         if not isinstance(request, Train) or not request.task.upload:
             return None
         masking = request.masking
@@ -134,11 +134,11 @@ class Member:
         return None
 
     def masked(self, request: Train, reply: Reply) -> Reply:
-        """The reply to a request with a masking, whose update leaves masked alone.
+        """Masks the update in a reply.
 
         Args:
-            request: that :meth:`accepts` has accepted.
-            reply: as it would be without.
+            request: a request with masking that :meth:`accepts` has accepted.
+            reply: the reply without masking.
         """
         memory, asked = self.memory, self.memory.asked
         assert asked is not None and request.masking is not None
@@ -160,7 +160,7 @@ class Member:
 
     def _sketches(self, sketch: Sketch | None) -> None:
         if self.memory.sketch is not None and sketch != self.memory.sketch:
-            # Sums by other draws would add up to the warm-up itself.
+            # Enough sketches by different random draws would reveal the warm-up itself.
             raise SumError("it has sketched its warm-up in another way (privacy.sketch)")
         self.memory = replace(self.memory, sketch=sketch)
 
@@ -174,7 +174,7 @@ class Member:
             raise SumError("its numbers or its session are out of range")
         last = max(self.memory.step, self.memory.asked.step if self.memory.asked else 0)
         if ask.step < last or (self.memory.asked is not None and ask.session == self.memory.asked.session):
-            raise SumError("it is over")
+            raise SumError("this sum, or a later one, has already begun")
         secret, sealing = new_secret(), new_secret()
         own = SumKeys(public_of(secret).hex(), public_of(sealing).hex())
         if self.notary is not None:
@@ -260,7 +260,7 @@ class Member:
         return agreed(bytes.fromhex(memory.secret), _bytes(keys.mask))
 
     def _end(self) -> None:
-        """Nothing of the sum is kept but that it was."""
+        """Forgets the secrets of the sum, but not that it took place."""
         self.memory = replace(self.memory, stage="none", secret="", sealing="", seed="", keys={}, shares={})
 
 
@@ -272,4 +272,4 @@ def _bytes(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError as error:
-        raise SumError("its bytes are no hexadecimal digits") from error
+        raise SumError("its bytes are not hexadecimal digits") from error

@@ -1,4 +1,4 @@
-"""Which clients are computed in one step: those whose adapters have one layout, as many as memory has room for."""
+"""Selection of clients that are computed in one step: clients with the same layout, as many as fit into memory."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ J = TypeVar("J", Job, Scoring)
 K = TypeVar("K")
 R = TypeVar("R")
 MIXERS = ("none", "sum", "core", "heads", "diagonal", "magnitude", "sparse", "top_m", "softmax", "scalar", "instance")
-"""Those that :class:`~fedlease.client.stacked_layers.StackedLinear` computes."""
+"""Mixers that :class:`~fedlease.client.stacked_layers.StackedLinear` supports."""
 
 
 def unstackable(resident: ResidentModel) -> str:
-    """Why no clients of this model and task can be stacked, as far as it is known without computing; empty if not."""
+    """The reason why clients of this model and task cannot be stacked, if it is known beforehand; empty otherwise."""
     if not isinstance(resident.task, StackingTask):
         return "its task does not give the loss of every row"
     if getattr(resident.config, "is_encoder_decoder", False):
@@ -37,13 +37,13 @@ def unstackable(resident: ResidentModel) -> str:
 
 
 def layout(job: Job | Scoring) -> Any:
-    """What jobs that are stacked have in common; None where a job cannot be stacked."""
+    """A key that is equal for jobs that can be stacked together; None for a job that cannot be stacked."""
     spec = job.spec if isinstance(job, Scoring) else job.task.model.spec
     if spec.mixer not in MIXERS:
         return None
     slots, order = to_slots(job.tensors.keys(), spec), slots_of(spec)
     heads = head_names(slots)
-    # Heads may differ in their first side, and a client may have no anchor yet.
+    # Heads may differ in their first dimension, and a client may have no anchor yet.
     shapes = {slots[n]: tuple(t.shape[1:] if n in heads else t.shape) for n, t in job.tensors.items() if n != ANCHOR}
     like = replace(spec, own=0) if spec.mixer == "top_m" else spec, tuple(sorted(shapes.items()))
     if isinstance(job, Scoring):
@@ -60,11 +60,11 @@ def layout(job: Job | Scoring) -> Any:
 
 @dataclass
 class Stacker:
-    """Trains and scores clients together and gives the result of each.
+    """Trains and scores clients together.
 
     Attributes:
         trainer: trains clients of one layout.
-        clients: most in one step; is halved where memory has no room for them.
+        clients: most clients in one step; it is reduced if memory is too small.
     """
 
     trainer: StackedTrainer
@@ -76,24 +76,24 @@ class Stacker:
 
     @property
     def task(self) -> Task:
-        """What is optimised and scored."""
+        """The learning task."""
         return self.trainer.resident.task
 
     def train(self, jobs: Sequence[Job]) -> dict[ClientId, LocalResult | UpdateRefusedError]:
-        """Trains those that go together; what is not in the result is to be trained alone.
+        """Trains jobs that can be stacked; clients that are not in the result must be trained alone.
 
         Args:
-            jobs: of one step, one of a client.
+            jobs: of one step, one per client.
         """
         return self._together(jobs, self.trainer.train)
 
     def score(self, jobs: Sequence[Scoring]) -> dict[ClientId, Measured]:
-        """Scores those that go together, as :meth:`train` trains them; one job of a client."""
+        """Scores jobs that can be stacked, one per client; the others must be scored alone."""
         found = self._together(jobs, partial(self._scored, score_stacked))
         return {client: measured for (client, _), measured in found.items()}
 
     def losses(self, jobs: Sequence[Scoring]) -> dict[tuple[ClientId, int], float]:
-        """Mean losses of those that go together, by key."""
+        """Key -> mean loss, for jobs that can be stacked."""
         return self._together(jobs, partial(self._scored, losses_stacked))
 
     def _scored(self, work: Callable[..., dict[tuple[ClientId, int], R]], group: Sequence[Scoring]) -> Any:
@@ -109,7 +109,7 @@ class Stacker:
         results: dict[K, R] = {}
         for group in groups.values():
             while group:
-                # Evenly, so that none of several is left alone.
+                # Groups of about equal size, so that no client is left alone.
                 size = math.ceil(len(group) / math.ceil(len(group) / self.clients))
                 now, group = group[:size], group[size:]
                 results |= self._within_memory(now, work)
@@ -124,7 +124,7 @@ class Stacker:
             self._possible = False
             return {}
         except torch.cuda.OutOfMemoryError:
-            pass  # handled when the error, which holds the tensors of the step, is gone
+            pass  # handled below, after the error, which keeps the tensors of the step alive, is gone
         torch.cuda.empty_cache()
         half = len(jobs) // 2
         self.clients = max(1, min(self.clients, half))

@@ -1,7 +1,7 @@
-"""The layers of a base that computes rows of several clients at once, each client with tensors of its own.
+"""Layers of a base model that computes rows of several clients at once, each client with its own tensors.
 
-The rows of a batch belong to K clients in turn, equally many to each, so that every product has the clients as its
-batch: there is no loop over clients.
+A batch has equally many rows of each of K clients, client after client, so that clients are the batch dimension of
+every matrix product and no loop over clients is needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,24 +34,24 @@ PLAIN = Rule("none", 1, 1.0)
 
 
 class RowsNotFirstError(ModelError):
-    """An adapted module does not receive the rows of the batch in its first side, so clients cannot be told apart."""
+    """An adapted module does not receive rows in its first dimension, so that clients cannot be separated."""
 
 
 @dataclass
 class Plan:
-    """How the current batch is computed; every layer and head of one model reads the same plan.
+    """Description of the current batch, shared by all layers and heads of a model.
 
     Attributes:
-        rule: how experts are combined.
-        weights: scaled weight of every expert where no router decides, (M,), or for every row, (K, rows of each, M), or
-            (K, 1, M); None where a router decides.
-        dropout: probability, on the input of A.
-        clients: in the batch.
-        rows: in the batch, of all clients.
-        own: rows and tokens per row of every client's batch as it would be alone.
+        rule: rule by which experts are combined.
+        weights: scaled weights of the experts, (M,), or per row, (K, rows of each, M), or per client, (K, 1, M); None
+            if a router decides.
+        dropout: probability of dropout on the input of A.
+        clients: number of clients in the batch.
+        rows: number of rows in the batch, of all clients.
+        own: per client, rows and tokens per row that its batch would have alone.
         left: whether rows are padded on the left.
-        draws: every client's own generator of dropout; empty where one generator draws for all.
-        step: counts batches.
+        draws: every client's generator for dropout; empty if one generator draws for all.
+        step: number of batches so far.
     """
 
     rule: Rule = PLAIN
@@ -65,7 +65,7 @@ class Plan:
     step: int = 0
 
     def kept(self, x: Tensor) -> Tensor:
-        """What dropout multiplies x with, (rows, tokens, in): drawn by each client as it would draw alone."""
+        """Dropout factors for x, (rows, tokens, in); every client draws those that it would draw alone."""
         factors = torch.ones(self.clients, self.rows // self.clients, *x.shape[1:])
         for place, draw, (rows, tokens) in zip(factors, self.draws[: self.clients], self.own, strict=True):
             inside = slice(-tokens, None) if self.left else slice(tokens)
@@ -75,18 +75,18 @@ class Plan:
 
 
 class StackedLinear(nn.Module):
-    """y = W0 x + sum over experts e of w_e B_e A_e x, with A, B and router of the client whose row it is.
+    """y = W0 x + sum over experts e of w_e B_e A_e x, with A, B and router of each row's client.
 
     Args:
         base_layer: the frozen linear module.
         name: its dotted path, for messages.
-        plan: of the batch that is computed.
+        plan: of the current batch.
 
     Attributes:
         a: A of every expert, M times (K, r, in).
         b: B of every expert, M times (K, out, r).
-        router: G, (K, slots, in), (K, 1) for the mixer ``scalar``, what stands between B and A, or differences to the
-            frozen weights, (K, k); None where there is none.
+        router: G of all clients, with K as first dimension: a router, (K, slots, in), a scalar, (K, 1), a core between
+            B and A, or differences to the frozen weights, (K, k); None without G.
     """
 
     def __init__(self, base_layer: nn.Module, name: str, plan: Plan) -> None:
@@ -99,11 +99,15 @@ class StackedLinear(nn.Module):
         self._kept: tuple[int, Tensor] | None = None
 
     def clear(self) -> None:
-        """Lets go of all tensors."""
+        """Drops all tensors."""
         self.a, self.b, self.router, self._kept = [], [], None, None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(rows, tokens, in) -> (rows, tokens, out); :class:`RowsNotFirstError` where rows do not come first."""
+        """(rows, tokens, in) -> (rows, tokens, out).
+
+        Raises:
+            RowsNotFirstError: the first dimension of x is not that of the rows.
+        """
         result: Tensor = self.base_layer(x, *args, **kwargs)
         plan = self.plan
         if x.dim() < 2 or x.shape[0] != plan.rows:
@@ -111,7 +115,7 @@ class StackedLinear(nn.Module):
                 f"model: {self.name} receives {tuple(x.shape)} for {plan.rows} rows; clients can be stacked only "
                 "where rows come first"
             )
-        if plan.dropout or not torch.is_autocast_enabled(x.device.type):  # which would narrow it again at once
+        if plan.dropout or not torch.is_autocast_enabled(x.device.type):  # autocast would convert it back
             x = x.to(self.b[0].dtype)
         dropped = None
         if self.training and plan.dropout:
@@ -148,7 +152,7 @@ class StackedLinear(nn.Module):
         return flat.view_as(result)
 
     def _factors(self, x: Tensor) -> Tensor:
-        # Once per batch: checkpointing computes a layer again, with what it has dropped before.
+        # Drawn once per batch, since gradient checkpointing computes a layer again with the same dropout.
         if self._kept is None or self._kept[0] != self.plan.step:
             self._kept = self.plan.step, self.plan.kept(x)
         return self._kept[1]
@@ -159,10 +163,10 @@ def _joined(tensors: Sequence[Tensor], side: int) -> Tensor:
 
 
 class StackedHead(nn.Module):
-    """Stands for a head module: sends the rows of every client through its own values of it.
+    """Replaces a head module and applies every client's own values to its rows.
 
     Args:
-        plan: of the batch that is computed.
+        plan: of the current batch.
 
     Attributes:
         tensors: parameter path -> values of every client, (K, ...).
@@ -175,7 +179,7 @@ class StackedHead(nn.Module):
         self._module: list[nn.Module] = []
 
     def use(self, module: nn.Module) -> None:
-        """Takes the arithmetic of a module of the widest label list; its own values are not used."""
+        """Sets the module that does the arithmetic, sized for the most labels; its own values are not used."""
         self._module = [module]  # in a list, so that its parameters are not this module's
 
     def forward(self, features: Tensor, **kwargs: Any) -> Tensor:

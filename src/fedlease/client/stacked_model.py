@@ -1,4 +1,4 @@
-"""The resident base with the adapters and heads of several clients in it at once."""
+"""The base model with the adapters and heads of several clients at once."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,15 +18,17 @@ __all__ = ["StackedModel", "slots_of", "to_slots"]
 
 
 def slots_of(spec: AdapterSpec) -> list[int]:
-    """Expert of every slot: under ``top_m`` the own expert first, as the router has it, so that clients of all experts
-    have one layout; else the experts in their order.
+    """The expert of every slot.
+
+    Under ``top_m``, the own expert comes first, as in the router, so that clients of all experts have one layout;
+    otherwise experts are in their order.
     """
     others = [expert for expert in range(spec.num_experts) if expert != spec.own]
     return [spec.own, *others] if spec.mixer == "top_m" else list(range(spec.num_experts))
 
 
 def to_slots(names: Collection[str], spec: AdapterSpec) -> dict[str, str]:
-    """Name of a tensor -> the same name with the number of its slot in the place of its expert."""
+    """Name of a tensor -> its name by slot, with the number of the slot instead of the expert."""
     slots = {expert: slot for slot, expert in enumerate(slots_of(spec))}
     found = {}
     for name in names:
@@ -36,18 +38,18 @@ def to_slots(names: Collection[str], spec: AdapterSpec) -> dict[str, str]:
 
 
 class StackedModel:
-    """Computes the rows of several clients in one pass.
+    """A model that computes the rows of several clients in one pass.
 
-    Its modules are a second tree around the weights of the resident base, whose own tree stays as it is.
+    Its modules are a second tree around the weights of the base model, whose own tree does not change.
 
     Args:
-        resident: whose base, device and task it has.
+        resident: provides base model, device and task.
         modules: paths of the adapted modules.
 
     Attributes:
-        plan: of the batch that is computed.
-        trained: the tensors that learn, a row per client.
-        num_labels: of every client.
+        plan: of the current batch.
+        trained: the trained tensors, a row per client.
+        num_labels: number of labels of every client.
     """
 
     def __init__(self, resident: ResidentModel, modules: Collection[str]) -> None:
@@ -76,14 +78,14 @@ class StackedModel:
         trainable: Collection[str] = (),
         only: tuple[int, ...] | None = None,
     ) -> None:
-        """Puts the tensors of clients in place.
+        """Loads the tensors of clients.
 
         Args:
-            spec: of all; which expert is whose own is known by the slots.
+            spec: of all clients, apart from the own expert, which the slots account for.
             clients: each client's tensors, named by slot.
-            num_labels: sizes of the label lists.
-            trainable: names, by slot, of those that learn; they are the rows of :attr:`trained`.
-            only: slots that are summed, weight 1 each, in the place of the mixer.
+            num_labels: number of labels of every client.
+            trainable: names by slot of the trained tensors, which become :attr:`trained`.
+            only: slots that are summed with weight 1 each, instead of using the mixer.
         """
         frozen = clients[0].keys() - {ANCHOR, *trainable}
         self.trained = Block(clients, trainable, self.device)
@@ -94,14 +96,14 @@ class StackedModel:
         self._combine(spec, only)
         anchors = [tensors.get(ANCHOR) for tensors in clients]
         known = next((anchor for anchor in anchors if anchor is not None), None)
-        if known is not None:  # nothing is like a client's rows where they have left no anchor yet
+        if known is not None:  # a client without an anchor has similarity 0 with every input
             known = torch.stack([torch.zeros_like(known) if anchor is None else anchor for anchor in anchors])
         self._anchors = None if known is None else known.to(self.device)
 
     def _combine(self, spec: AdapterSpec, only: tuple[int, ...] | None) -> None:
         plan, mixer = self.plan, spec.mixer
         if mixer in ROUTER_ROWS and spec.num_experts == 1:
-            mixer = "none"  # as in the layer: nothing to choose among
+            mixer = "none"  # a single expert needs no router
         plan.rule = Rule(
             mixer, spec.num_experts, spec.alpha / spec.r, spec.top_k, spec.renormalise, spec.blend, spec.places
         )
@@ -115,7 +117,7 @@ class StackedModel:
             plan.weights = like.new_tensor([1 - spec.blend, spec.blend]) * plan.rule.scaling
 
     def narrow(self, clients: int) -> None:
-        """Computes with the first so many clients, at least one."""
+        """Restricts the computation to the first clients, at least one."""
         self._leaves = {name: self.trained.view(name, clients).requires_grad_() for name in self.trained.names}
         self._place({name: self._frozen.view(name, clients) for name in self._frozen.names} | self._leaves, clients)
         labels, most = self.num_labels[:clients], max(self.num_labels)
@@ -131,18 +133,19 @@ class StackedModel:
         trainable: Collection[str],
         only: tuple[int, ...] | None = None,
     ) -> dict[str, Tensor]:
-        """Puts one client's tensors in place for so many rows, each with a view of them that is differentiated apart.
+        """Loads one client's tensors with a separate view for every row, so that each row has its own gradient.
 
         Args:
             spec: of the client.
             tensors: named by slot, on the device.
-            rows: of the next batch.
-            num_labels: of the client.
-            trainable: names, by slot, of those that learn.
+            rows: number of rows of the next batch.
+            num_labels: number of the client's labels.
+            trainable: names by slot of the trained tensors.
             only: as for :meth:`load`.
 
         Returns:
-            Name, by slot -> what a row's loss is differentiated by, (rows, *shape), for those that learn.
+            Name by slot -> the views with respect to which losses are differentiated, (rows, *shape), for every trained
+            tensor.
         """
         for name, head in self._heads.items():
             head.use(self._resident.head_modules(num_labels)[name])
@@ -172,7 +175,7 @@ class StackedModel:
 
     @contextmanager
     def using(self, rows: Encoded, *, training: bool = False) -> Iterator[None]:
-        """While it is open, batches of rows that are padded as these may be computed; then all tensors are let go."""
+        """Within the context, batches with the padding of these rows can be computed; then all tensors are dropped."""
         self._pad_id, self.plan.left = rows.pad_id, rows.left
         self.model.train(training)
         try:
@@ -187,25 +190,26 @@ class StackedModel:
             self.trained = self._frozen = Block([], (), self.device)
 
     def next_batch(self, own: Sequence[tuple[int, int]]) -> None:
-        """Says how many rows and tokens per row every client's batch would have alone; dropout is drawn anew."""
+        """Sets the rows and tokens per row that every client's batch would have alone; dropout is drawn again."""
         self.plan.own = own
         self.plan.step += 1
 
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
-        """As :meth:`fedlease.client.resident.ResidentModel.generate`; rows are as for :meth:`logits`."""
+        """Generates as :meth:`fedlease.client.resident.ResidentModel.generate`; rows are as for :meth:`logits`."""
         self.plan.rows = len(inputs["input_ids"])
         return self._resident.generate_by(self.model, inputs, **options)
 
     def represent(self, inputs: Inputs) -> Tensor:
-        """Unit directions of rows with expert 1 of their client alone, (rows, hidden), as
-        :meth:`fedlease.client.resident.ResidentModel.represent` has them.
+        """Unit directions of rows under only expert 1 of their client, (rows, hidden).
+
+        See :meth:`fedlease.client.resident.ResidentModel.represent`.
         """
         with self._weighed_by(chosen((1,), self.plan.rule.num_experts, torch.empty(0, device=self.device))):
             return self._resident.represent_by(self.model, self._ready(inputs))
 
     @contextmanager
     def weighing(self, questions: Inputs) -> Iterator[None]:
-        """As :meth:`fedlease.client.resident.ResidentModel.weighing`; rows are as for :meth:`logits`."""
+        """Works as :meth:`fedlease.client.resident.ResidentModel.weighing`; rows are as for :meth:`logits`."""
         if not self._weighs or self.model.training:
             yield
             return
@@ -230,7 +234,7 @@ class StackedModel:
             self.plan.weights = before
 
     def _ready(self, inputs: Inputs) -> Inputs:
-        """Inputs in which a module that receives tokens first would be noticed."""
+        """Pads the inputs if they have as many rows as tokens, so that a module with tokens first is noticed."""
         rows, tokens = inputs["input_ids"].shape
         self.plan.rows = rows
         if rows != tokens:
@@ -242,9 +246,10 @@ class StackedModel:
         }
 
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
-        """As :meth:`fedlease.client.resident.ResidentModel.logits`, with -inf for labels that a client does not have.
+        """The logits, with -inf for labels that a client does not have.
 
-        The rows are those of the clients in turn, equally many of each.
+        See :meth:`fedlease.client.resident.ResidentModel.logits`. A batch has equally many rows of every client, client
+        after client.
         """
         with self.weighing(inputs):
             logits = self._resident.logits_of(self.model, self._ready(inputs), last)

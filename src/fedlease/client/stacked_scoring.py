@@ -1,4 +1,4 @@
-"""Scores several clients in one pass: their rows in one batch, each through its own adapter and head."""
+"""Scoring of several clients in one pass: their rows share batches, each with its client's adapter and head."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Scoring:
-    """A client's model and the rows that it is scored on, at least one.
+    """A job that scores a client's model on at least one row.
 
     Attributes:
-        client: who.
+        client: id of the client.
         spec: of the adapter.
-        tensors: adapter and head, private tensors laid over.
-        rows: tokenised.
-        num_labels: size of the client's label list.
-        candidate: which of several models of the client it is.
-        alone: whether its own expert is scored, without the others.
+        tensors: of adapter and head, including private tensors.
+        rows: tokenised rows.
+        num_labels: number of the client's labels.
+        candidate: number of the model among several of the client.
+        alone: whether only the own expert is scored.
     """
 
     client: ClientId
@@ -40,12 +40,12 @@ class Scoring:
 
     @property
     def only(self) -> tuple[int, ...] | None:
-        """The slots of the experts that are summed in the place of the mixer; None: as the mixer has it."""
+        """The slots of the experts that are summed instead of using the mixer; None uses the mixer."""
         return (slots_of(self.spec).index(self.spec.own),) if self.alone else None
 
     @property
     def key(self) -> tuple[ClientId, int]:
-        """What tells it from other jobs."""
+        """An identifier among the jobs of a step."""
         return self.client, self.candidate
 
 
@@ -55,13 +55,13 @@ def score_stacked(
     """Scores clients whose adapters have one layout.
 
     Args:
-        model: with the base.
-        task: by which they are scored.
+        model: for several clients.
+        task: computes the scores.
         jobs: at least one.
-        threads: of the processor.
+        threads: number of CPU threads.
 
     Returns:
-        Key -> what :meth:`fedlease.tasks.base.Task.measure` gives for it.
+        Key -> scores as of :meth:`fedlease.tasks.base.Task.measure`.
 
     Raises:
         RowsNotFirstError: the architecture cannot compute clients together.
@@ -72,7 +72,7 @@ def score_stacked(
 def losses_stacked(
     model: StackedModel, task: StackingTask, jobs: Sequence[Scoring], threads: int
 ) -> dict[tuple[ClientId, int], float]:
-    """As :func:`score_stacked`, key -> what :meth:`fedlease.tasks.base.Task.mean_loss` gives for it."""
+    """Key -> mean loss as of :meth:`fedlease.tasks.base.Task.mean_loss`; arguments as for :func:`score_stacked`."""
     return _by_key(model, jobs, partial(mean_losses, task, model, threads=threads))
 
 

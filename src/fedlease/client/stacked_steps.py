@@ -1,4 +1,4 @@
-"""The optimisers of several clients, and the terms in their losses, over the rows of one block."""
+"""The optimisers of several clients and the terms in their losses, over the rows of one block."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,16 +15,16 @@ __all__ = ["StackedAdamW", "stacked_term"]
 
 
 class StackedAdamW:
-    """AdamW over the rows of a block; clients that make equally many steps are one group, which ends as one."""
+    """AdamW over the rows of a block; clients with equally many steps are one parameter group."""
 
     def __init__(self, values: Tensor, totals: Sequence[int], options: Optimiser, second: Tensor | None = None) -> None:
-        """Begins with the first step.
+        """Makes the optimiser.
 
         Args:
-            values: a row per client, those of the most steps first.
-            totals: steps of each.
+            values: a row per client; clients with more steps come first.
+            totals: number of steps of every client.
             options: of the optimiser.
-            second: what the second half of each client's rows has added so far; None does not tell halves apart.
+            second: part of ``values`` that the second half of each client's rows has added so far; None without halves.
         """
         self._parameters: list[tuple[slice, nn.Parameter]] = []
         rates: list[Callable[[int], float]] = []
@@ -42,11 +42,11 @@ class StackedAdamW:
             self._second = SecondHalf(parameters, [second[place] for place in places])
 
     def step(self, gradients: Tensor, halves: Sequence[int]) -> None:
-        """One step of the first clients, whose gradients these are, and of the learning rate.
+        """Makes a step for the first clients, those with gradients, and updates the learning rate.
 
         Args:
             gradients: a row per client.
-            halves: the half that each one's batch is of.
+            halves: the half of every client's batch.
         """
         for place, parameter in self._parameters:
             parameter.grad = gradients[place] if place.stop <= len(gradients) else None
@@ -58,22 +58,22 @@ class StackedAdamW:
 
     @property
     def second(self) -> Tensor | None:
-        """What the second half of each client's rows has added; None where halves are not told apart."""
+        """The part that the second half of each client's rows has added; None without halves."""
         return None if self._second is None else torch.cat(self._second.part)
 
 
 def stacked_term(
     tasks: Sequence[ClientTask], names: Sequence[Mapping[str, str]], received: Sequence[Tensors], trained: Block
 ) -> Callable[[Tensor], None] | None:
-    """A function that adds the gradient of the tasks' terms to those of the first clients; None where there is none.
+    """A function that adds the gradients of the tasks' terms to those of the first clients; None without terms.
 
-    See :class:`fedlease.core.local_term.LocalTerm`. Some tasks may be without a term, where the others have a slope.
+    See :class:`fedlease.core.local_term.LocalTerm`. If the terms only have a slope, some tasks may have no term.
 
     Args:
         tasks: one per client, of one layout.
-        names: of each client, tensor -> its name by slot.
+        names: per client, name of a tensor -> its name by slot.
         received: each client's tensors before training.
-        trained: the tensors that learn, by slot.
+        trained: the trained tensors, by slot.
     """
     term = next((task.term for task in tasks if task.term is not None), None)
     if term is None:

@@ -1,9 +1,10 @@
-"""Trains several clients in one step: their rows in one batch, their adapters and optimisers side by side.
+"""Training of several clients in one step: their rows share a batch, their adapters and optimisers are side by side.
 
-Every client is trained as :class:`fedlease.client.training.Trainer` trains it alone: its own rows in its own order, its
-own loss, clipping, moments and number of steps. Products of other shapes round otherwise, so that results are equal up
-to rounding. On a processor dropout is every client's own, too; on an accelerator, and within the base
-(``train.base_dropout``), one generator draws for all that are stacked, so that it depends on who is.
+Every client is trained as :class:`fedlease.client.training.Trainer` trains it alone: on its own rows in its own order,
+with its own loss, clipping, moments and number of steps. Results are equal up to rounding, since matrix products have
+other shapes. On a CPU, every client also has its own dropout. On an accelerator, and for dropout within the base
+(``train.base_dropout``), one generator draws for all stacked clients, so that dropout depends on which clients these
+are.
 """
 
 import math
@@ -34,15 +35,15 @@ __all__ = ["Job", "StackedTrainer", "slots_only"]
 
 @dataclass(frozen=True)
 class Job:
-    """What one client is to train.
+    """The training of one client.
 
     Attributes:
-        client: who.
-        task: what.
-        tensors: the task's model with private tensors laid over.
-        rows: its train rows, tokenised.
-        num_labels: size of its label list.
-        on_batch: receives its steps, once per epoch.
+        client: id of the client.
+        task: to train.
+        tensors: of the task's model, including private tensors.
+        rows: tokenised train rows.
+        num_labels: number of the client's labels.
+        on_batch: receives the client's steps, once per epoch.
     """
 
     client: ClientId
@@ -53,35 +54,35 @@ class Job:
     on_batch: OnBatch | None = None
 
     def draw(self, stage: int) -> tuple[str, int, int]:
-        """What its random numbers in a stage depend on beside seed and purpose, as when it is trained alone."""
+        """The key of the random numbers of a stage, the same as when the client is trained alone."""
         return self.client, self.task.round, stage
 
 
 def slots_only(stage: Stage, order: Sequence[int]) -> tuple[int, ...] | None:
-    """The slots of the experts that a stage sums in the place of the mixer; ``order`` has the expert of every slot."""
+    """The slots of the experts that a stage sums instead of using the mixer; ``order`` has the expert of every slot."""
     return None if stage.experts is None else tuple(order.index(expert) for expert in stage.experts)
 
 
 @dataclass
 class _Course:
-    """One client's way through the stages.
+    """The training of one client over all stages.
 
     Attributes:
-        job: what it trains.
-        names: tensor -> its name by slot.
+        job: of the client.
+        names: name of a tensor -> its name by slot.
         tensors: current values, by slot.
-        begin: place of its first row among those of all clients.
-        lengths: tokens of its rows.
-        halves: the rows of either half, where they are told apart; else empty.
+        begin: index of its first row among the rows of all clients.
+        lengths: number of tokens of every row.
+        halves: rows of either half; empty without halves.
         batches: of the current stage.
-        per_epoch: steps of one pass.
-        done: steps of earlier stages.
+        per_epoch: number of steps of one pass.
+        done: number of steps of earlier stages.
         learnt: whether any step had a gradient.
         loss: mean over its rows in the last pass.
-        anchor: mean direction of some of its rows, (hidden,), where the task asks for it.
-        gradients: sums over the steps of all stages, by slot; {} where the task does not ask for their means.
-        second: by slot, the part that the second half has added to each B; {} where halves are not told apart.
-        refused: why its result cannot be used.
+        anchor: mean direction of some of its rows, (hidden,), if the task asks for it.
+        gradients: sums of gradients over all steps, by slot; {} if the task does not ask for mean gradients.
+        second: the part that the second half has added to every B, by slot; {} without halves.
+        refused: the reason why its result cannot be used.
     """
 
     job: Job
@@ -101,7 +102,7 @@ class _Course:
     refused: UpdateRefusedError | None = None
 
     def read(self, begin: int, losses: Sequence[float]) -> None:
-        """Takes the losses of steps of the current stage, the first of which is counted from 0."""
+        """Takes the losses of steps of the current stage, the first of which has the number ``begin``, from 0."""
         job = self.job
         total = self.per_epoch * sum(stage.epochs for stage in job.task.stages)
         for step, loss in enumerate(losses[: len(self.batches) - begin], begin):
@@ -113,17 +114,17 @@ class _Course:
                 job.on_batch(job.client, done, total, loss)
 
     def end(self, losses: Sequence[float], values: Tensors, sums: Tensors, second: Tensors, *, learnt: bool) -> None:
-        """Takes what a stage has come to; ``losses`` are those of its last pass, ``sums`` those of gradients."""
+        """Takes the results of a stage: losses of its last pass, trained values, sums of gradients, second parts."""
         last = zip(losses, self.batches[-self.per_epoch :], strict=True)
         self.loss = math.fsum(loss * len(batch) for loss, (_, batch) in last) / len(self.job.rows)
         self.tensors = {**self.tensors, **values}
-        self.gradients = {**self.gradients, **sums}  # no tensor of an adapter learns in two stages
+        self.gradients = {**self.gradients, **sums}  # no tensor of an adapter is trained in two stages
         self.second = {**self.second, **second}
         self.learnt = self.learnt or learnt
         self.done += len(self.batches)
 
     def outcome(self, seconds: float) -> LocalResult | UpdateRefusedError:
-        """The result, in the client's own names, or why there is none."""
+        """The result under the client's own names, or the refusal if it has none."""
         task = self.job.task
         if self.refused is not None:
             return self.refused
@@ -148,7 +149,7 @@ class StackedTrainer:
 
     Attributes:
         resident: the base model.
-        optimiser: of every stage.
+        optimiser: settings of the optimiser.
     """
 
     resident: ResidentModel
@@ -156,13 +157,13 @@ class StackedTrainer:
     _model: StackedModel | None = field(default=None, repr=False)
 
     def train(self, jobs: Sequence[Job]) -> dict[ClientId, LocalResult | UpdateRefusedError]:
-        """Trains them; one that diverges is refused alone.
+        """Trains jobs; a client that diverges does not affect the others.
 
         Args:
             jobs: at least one, all of one layout.
 
         Returns:
-            Client -> its result, or why there is none, as :meth:`fedlease.client.training.Trainer.train` has it.
+            Client -> its result or refusal, as of :meth:`fedlease.client.training.Trainer.train`.
 
         Raises:
             RowsNotFirstError: the architecture cannot compute clients together.
@@ -182,13 +183,13 @@ class StackedTrainer:
         return {course.job.client: course.outcome(seconds) for course in courses}
 
     def model(self, spec: AdapterSpec) -> StackedModel:
-        """The base with room for the adapters of several clients, which all are on the same modules."""
+        """The model for several clients, made on first use; all specs adapt the same modules."""
         if self._model is None:
             self._model = StackedModel(self.resident, spec.target_modules)
         return self._model
 
     def _courses(self, jobs: Sequence[Job]) -> list[_Course]:
-        """Whoever makes the most steps first: who is left when others have ended are the first rows of a block."""
+        """The clients, those with most steps first, so that clients that still train are the first rows of a block."""
         steps = {job.client: self.optimiser.steps_per_epoch(job.rows, halves=job.task.halves) for job in jobs}
         courses, begin = [], 0
         for job in sorted(jobs, key=lambda job: (-steps[job.client], job.client)):
@@ -237,7 +238,7 @@ class StackedTrainer:
                 gradients *= (options.clip_norm / (norms + 1e-6)).clamp(max=1.0)
             adamw.step(gradients, [course.batches[step][0] for course in courses[:active]])
             if (step + 1) % courses[0].per_epoch == 0:
-                # The only place where the processor waits for an accelerator.
+                # The only place where the CPU waits for an accelerator.
                 for course, values in zip(courses, losses[read : step + 1].T.tolist(), strict=True):
                     course.read(read, values)
                 read = step + 1
@@ -267,7 +268,7 @@ class StackedTrainer:
         assert isinstance(task, StackingTask)
         now = [course.batches[step][1] for course in courses]
         indices, most = filled(now, [course.begin for course in courses])
-        shares = np.zeros((len(now), most), np.float32)  # a row that fills a batch up counts nothing
+        shares = np.zeros((len(now), most), np.float32)  # rows that only pad a batch have weight 0
         for own, course, batch in zip(shares, courses, now, strict=True):
             own[: len(batch)] = task.row_shares(course.job.rows, batch)
         model.next_batch([(len(b), max(c.lengths[i] for i in b)) for c, b in zip(courses, now, strict=True)])
@@ -283,7 +284,7 @@ class StackedTrainer:
 
 
 def _parts(courses: Sequence[_Course], trained: Block) -> Tensor:
-    """What the second half has added to every client's tensors in earlier stages, as they lie in the block."""
+    """The parts that the second half has added to every client's tensors in earlier stages, (clients, width)."""
     nothing = [{name: torch.zeros_like(course.tensors[name]) for name in trained.names} for course in courses]
     parts = [{**zeros, **course.second} for zeros, course in zip(nothing, courses, strict=True)]
     return Block(parts, trained.names, trained.values.device).values

@@ -1,4 +1,4 @@
-"""A client's private tensors: trained, never uploaded."""
+"""A client's private tensors, which are trained and never uploaded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,15 +14,14 @@ __all__ = ["ELSEWHERE", "HEAD_SLOT", "SPENT", "WARMUP_SLOT", "Private", "is_else
 
 HEAD_SLOT = "head"
 WARMUP_SLOT = "warm-up"
-"""The slot of a warm-up, or its halves, of which the server has a sketch alone; it goes once a model comes without."""
+"""The slot of a warm-up, or its halves, of which the server has only a sketch; dropped when no model needs it."""
 
 ELSEWHERE = "elsewhere"
 """The slot in which a server records a client that keeps its tensors on its own machine: ``accepted``, the last step
-whose update was used, and ``keeps``, 1 where the client keeps anything."""
+whose update was used, and ``keeps``, 1 if the client keeps any tensors."""
 
 SPENT = "spent"
-"""The slot that counts what a client has trained under differential privacy, ``steps`` and ``steps_on_halves``; it
-outlives all others."""
+"""The slot that counts training under differential privacy, ``steps`` and ``steps_on_halves``; it is never dropped."""
 
 STEPS = ("steps", "steps_on_halves")
 
@@ -32,17 +31,17 @@ STEPS = ("steps", "steps_on_halves")
 class Private:
     """Private tensors of one client under one method.
 
-    A slot is named by what its tensors belong to: the fingerprint of an adapter's spec, or ``"head"``. A head belongs
-    to the client and not to an adapter, so it outlives the change of spec at the allocation. A sketched warm-up has a
-    slot of its own, since what comes after it may have the same spec.
+    A slot is named by the fingerprint of the adapter's spec to which its tensors belong, or ``"head"``. A head belongs
+    to the client rather than an adapter, so it outlives the change of spec at the allocation. A sketched warm-up has a
+    slot of its own, since later models may have the same spec.
 
     Attributes:
-        slots: slot -> tensors of updates that the server used.
+        slots: slot -> tensors of updates that the server has used.
         step: the step in which ``pending`` was trained, or None.
-        pending: slot -> what was trained last; moves into the slots once a request says that the update of ``step`` was
-            used.
-        at: the step that the slots are of; None where no request has told.
-        kept: slots of earlier steps, by step: those of the round that early stopping may come back to.
+        pending: slot -> tensors trained last; they move to ``slots`` when a request says that the update of ``step``
+            was used.
+        at: the step to which ``slots`` belong; None if no request has said so.
+        kept: step -> slots of that earlier step, kept for the round to which early stopping may return.
     """
 
     slots: Mapping[str, Tensors] = field(default_factory=dict)
@@ -64,10 +63,10 @@ class Private:
 
         Args:
             step: in which they were trained.
-            spec: of the adapter that they belong to.
-            tensors: by name, those of the head among them.
-            keep: puts the tensors of a slot where they stay.
-            sketched: whether they are of a warm-up that was sketched.
+            spec: of the adapter to which they belong.
+            tensors: by name, including those of the head.
+            keep: function that stores the tensors of a slot.
+            sketched: whether they belong to a sketched warm-up.
         """
         heads = head_names(tensors)
         adapter = {name: tensor for name, tensor in tensors.items() if name not in heads}
@@ -78,16 +77,16 @@ class Private:
     def accepted(
         self, step: int | None, model: ClientModel, *, best: int | None = None, undo: bool = False
     ) -> "Private":
-        """The state once the client's last used update is known to the server; nothing stays pending.
+        """The state after a request has said which update was used last; nothing is pending any more.
 
-        The slots of an earlier step come back where ``step`` is that one and they were kept.
+        If that is an earlier step whose slots were kept, they are restored.
 
         Args:
-            step: in which that update was trained. None: no update was used yet, so whatever lies here is left over
-                from a server that was stopped, and goes.
-            model: in use from now on; slots of other adapters go.
-            best: the step whose slots are kept beside those of the last one.
-            undo: whether the server may not have recorded the step yet, so that the slots before it are kept, too.
+            step: in which that update was trained. None: no update has been used, so all tensors, left over from a
+                stopped server, are dropped.
+            model: used from now on; slots of other adapters are dropped.
+            best: the step whose slots are kept besides those of the last step.
+            undo: whether the server may not have recorded the step yet, so that the slots before it are kept too.
         """
         if step is None:
             return Private(self._ledger)
@@ -104,12 +103,12 @@ class Private:
 
     @property
     def spent(self) -> Amount:
-        """Steps trained under differential privacy, whether their update was used or not."""
+        """Number of steps trained under differential privacy, whether or not their update was used."""
         found = self._ledger.get(SPENT, {})
         return Amount(*(int(found.get(name, 0)) for name in STEPS))
 
     def spending(self, steps: Amount) -> "Private":
-        """A copy that has spent more such steps."""
+        """A copy with more steps under differential privacy."""
         now = self.spent + steps
         counts = dict(zip(STEPS, map(torch.tensor, (now.whole, now.halves)), strict=True))
         return replace(self, slots={**self.slots, SPENT: counts})
@@ -119,9 +118,7 @@ class Private:
         return {SPENT: self.slots[SPENT]} if SPENT in self.slots else {}
 
     def overlay(self, model: ClientModel) -> Tensors:
-        """A model's tensors with the private ones laid over those of the same name, and the client's anchor if it has
-        one.
-        """
+        """A model's tensors, replaced by private ones of the same names, and the client's anchor if it has one."""
         private = {**self.slots.get(model.spec.fingerprint(), {}), **self.slots.get(HEAD_SLOT, {})}
         if model.warmed:
             private |= whole(self.slots.get(WARMUP_SLOT, {}))
@@ -130,14 +127,12 @@ class Private:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of all tensors, pending ones too; not of a sketched warm-up, which is laid over models that ask for
-        it alone.
-        """
+        """Names of all tensors, including pending ones, except those of a sketched warm-up."""
         both = (*self.slots.items(), *self.pending.items())
         return frozenset(name for slot, own in both if slot not in (SPENT, WARMUP_SLOT) for name in own)
 
 
 def is_elsewhere(slots: Mapping[str, Tensors]) -> bool:
-    """Whether a client keeps private tensors on another machine, so that the slots here are not its whole model."""
+    """Whether a client keeps private tensors on another machine, so that these slots are not its whole model."""
     record = slots.get(ELSEWHERE)
     return record is not None and bool(record["keeps"])

@@ -1,7 +1,7 @@
-"""What a server and its clients say to each other for a secure sum; bytes travel as hexadecimal digits.
+"""Messages of a secure sum between a server and its clients; bytes are sent as hexadecimal digits.
 
-A sum has four message rounds: keys, shares, the masked updates themselves (:class:`Masking` in the request to train,
-:class:`~fedlease.client.messages.Masked` in the reply), and what takes the masks off their sum.
+A sum has four message rounds: keys; shares; the masked updates (:class:`Masking` in the request to train,
+:class:`~fedlease.client.messages.Masked` in the reply); and the shares that unmask their sum.
 """
 
 from collections.abc import Mapping
@@ -30,29 +30,30 @@ __all__ = [
 ]
 
 KEY, SHARE, SEALED = 32, 20, 28 + 2 * 20
-"""Bytes of a public key, of a share (its number and a block of 16), and of two shares that are sealed."""
+"""Bytes of a public key, of a share (its number and a block of 16), and of two sealed shares."""
 
 SIGNATURE = 1000
 """Most bytes of a signature."""
 
 LEAST = 3
-"""Clients of a group whose updates are summed: of two, each knows the other's from the sum."""
+"""Fewest clients of a sum: of two clients, each could compute the other's update from the sum."""
 
 
 @serialisable
 @dataclass(frozen=True)
 class AskKeys:
-    """Take part in a sum, and make keys for it.
+    """Asks to take part in a sum, and for public keys.
 
     Attributes:
         method: name of the method.
         step: number of the step within the method.
-        session: 32 hexadecimal digits, never the same again.
-        members: everyone who is asked, sorted.
-        threshold: of them must be left in every message round; also the shares that give a secret back.
-        weighted: whether a client weighs its train rows; else 1.
-        resolution: of the fixed-point numbers.
-        width: bytes of each.
+        session: random id of the sum, 32 hexadecimal digits.
+        members: all clients that are asked, sorted.
+        threshold: fewest clients that must remain after every message round, and number of shares that restore a
+            secret.
+        weighted: whether a client's weight is its number of train rows; otherwise it is 1.
+        resolution: step of the fixed-point numbers.
+        width: bytes per number.
     """
 
     method: str
@@ -68,12 +69,12 @@ class AskKeys:
 @serialisable
 @dataclass(frozen=True)
 class SumKeys:
-    """The reply: public keys.
+    """The reply to :class:`AskKeys`: public keys.
 
     Attributes:
-        mask: to agree on masks.
-        seal: to seal shares.
-        signature: by the key that the client's node has; empty without one.
+        mask: key for agreeing on masks.
+        seal: key for sealing shares.
+        signature: by the key of the client's node; empty without one.
     """
 
     mask: str
@@ -81,7 +82,7 @@ class SumKeys:
     signature: str = ""
 
     def statement(self, ask: "AskKeys", client: ClientId) -> bytes:
-        """What is signed: whose keys these are, and for which sum."""
+        """The signed statement: the keys with their client and sum."""
         parts = ("fedlease sum", ask.session, ask.method, str(ask.step), client, self.mask, self.seal)
         return "\n".join(parts).encode()
 
@@ -89,13 +90,13 @@ class SumKeys:
 @serialisable
 @dataclass(frozen=True)
 class AskShares:
-    """Share your secrets among those who have sent keys.
+    """Asks for shares of the client's secrets, for the clients that have sent keys.
 
     Attributes:
-        method: as of :class:`AskKeys`.
-        step: likewise.
-        session: likewise.
-        keys: client -> its public keys, the asked one's among them.
+        method: as in :class:`AskKeys`.
+        step: as in :class:`AskKeys`.
+        session: as in :class:`AskKeys`.
+        keys: client -> its public keys, including the asked client's.
     """
 
     method: str
@@ -107,7 +108,7 @@ class AskShares:
 @serialisable
 @dataclass(frozen=True)
 class SumShares:
-    """The reply: client -> what is sealed for it."""
+    """The reply to :class:`AskShares`: client -> the shares sealed for it."""
 
     sealed: Mapping[ClientId, str]
 
@@ -115,11 +116,11 @@ class SumShares:
 @serialisable
 @dataclass(frozen=True)
 class Masking:
-    """How the update of a task is masked.
+    """Asks to mask the update of a task.
 
     Attributes:
-        session: as of :class:`AskKeys`.
-        sealed: client -> what it has sealed for the asked one; whoever is not there has vanished.
+        session: as in :class:`AskKeys`.
+        sealed: client -> the shares that it has sealed for the asked client; clients that dropped out are absent.
     """
 
     session: str
@@ -129,13 +130,13 @@ class Masking:
 @serialisable
 @dataclass(frozen=True)
 class AskSeeds:
-    """Give out what takes the masks off the sum of those whose masked updates have come.
+    """Asks for the shares that unmask the sum of the masked updates that have arrived.
 
     Attributes:
-        method: as of :class:`AskKeys`.
-        step: likewise.
-        session: likewise.
-        survivors: whose they are, sorted.
+        method: as in :class:`AskKeys`.
+        step: as in :class:`AskKeys`.
+        session: as in :class:`AskKeys`.
+        survivors: clients whose masked updates have arrived, sorted.
     """
 
     method: str
@@ -147,11 +148,11 @@ class AskSeeds:
 @serialisable
 @dataclass(frozen=True)
 class SumSeeds:
-    """The reply, of each client one or the other and never both.
+    """The reply to :class:`AskSeeds`, with either kind of share for every client, never both.
 
     Attributes:
         seeds: survivor -> a share of the seed of its own mask.
-        keys: client that has vanished since -> a share of the secret of its masks with others.
+        keys: client that has dropped out -> a share of the secret of its masks with others.
     """
 
     seeds: Mapping[ClientId, str]
@@ -162,5 +163,5 @@ SumAsk = AskKeys | AskShares | AskSeeds
 
 
 def is_summed(task: ClientTask) -> bool:
-    """Whether the update of a task is summed where the settings ask for secure sums: all but warm-ups are."""
+    """Whether a task's update is summed if the settings ask for secure sums: all uploads are, except warm-ups."""
     return task.phase != WARMUP and bool(task.upload)

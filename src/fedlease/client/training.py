@@ -1,4 +1,4 @@
-"""The training loop of a client: sampling, loss, backward, clipping and step, the same in every engine."""
+"""The training loop of a client: batches, loss, backward pass, clipping and step, the same for every transport."""
 
 import math
 import time
@@ -24,19 +24,19 @@ from fedlease.tasks.encoded import Encoded
 __all__ = ["OnBatch", "Optimiser", "Progress", "Share", "Trainer", "TrainsTasks", "anchor_rows"]
 
 OnBatch = Callable[[ClientId, int, int, float], None]
-"""Receives the client, steps done, steps in total, and the loss of the last of those done."""
+"""Function that receives the client, the number of steps done, the total number of steps, and the last loss."""
 
 
 @dataclass(frozen=True)
 class Optimiser:
-    """A fresh AdamW for every stage, which also begins its learning rate anew.
+    """Settings of the AdamW that every stage creates.
 
     Attributes:
         lr: learning rate.
         weight_decay: of AdamW.
         batch_size: rows per step.
         clip_norm: largest gradient norm, or None.
-        threads: CPU threads; another number sums in another order.
+        threads: number of CPU threads, which changes the order of sums.
         seed: root seed of the run.
         lr_schedule: ``constant``, or ``linear``: of n steps, step i = 0 .. n - 1 has the rate lr (n - i) / n.
     """
@@ -50,11 +50,11 @@ class Optimiser:
     lr_schedule: LrSchedule = "constant"
 
     def rate(self, total: int) -> Callable[[int], float]:
-        """Number of a step, from 0, -> its share of ``lr``, of so many steps in total."""
+        """Function of a step's number, from 0, that returns its factor of ``lr``, for a stage of ``total`` steps."""
         return lambda step: 1 - step / total if self.lr_schedule == "linear" else 1.0
 
     def steps_per_epoch(self, rows: Encoded, *, halves: bool = False) -> int:
-        """Batches in one pass over rows; on ``halves``, none of which has rows of both."""
+        """Number of batches in one pass over rows; with ``halves``, no batch has rows of both halves."""
         sizes = ((len(rows) + 1) // 2, len(rows) // 2) if halves else (len(rows),)
         return sum(math.ceil(size / self.batch_size) for size in sizes)
 
@@ -64,15 +64,15 @@ class Share:
     """One client's share of the training rows.
 
     Attributes:
-        rows: tokenised.
-        shuffle: draws the order of the rows.
+        rows: tokenised rows.
+        shuffle: generator for the order of the rows.
         parameters: trained by the client's batches.
-        head: modules that are put in place before each of its batches; empty leaves those that are loaded.
+        head: head modules that are set before each of its batches; {} keeps the loaded ones.
         add_term: adds the gradient of the task's term to that of a batch.
-        gradients: takes the gradient of a batch before that.
-        private: samples and bounds rows and adds noise, in the place of plain batches and their gradients.
-        halves: the rows of either half, where they are told apart; else empty.
-        second: follows what the second half adds; None where they are not.
+        gradients: collects the gradients of batches, before the term is added.
+        private: samples and gradients under differential privacy; None for plain batches.
+        halves: rows of either half; empty without halves.
+        second: tracks the part of the second half; None without halves.
     """
 
     rows: Encoded
@@ -86,7 +86,7 @@ class Share:
     second: SecondHalf | None = None
 
     def batches(self, batch_size: int) -> list[Batch]:
-        """Those of one pass."""
+        """The batches of one pass."""
         if self.private is not None:
             return self.private.batches()
         return batches(self.rows.lengths, self.halves, batch_size, self.shuffle)
@@ -94,12 +94,12 @@ class Share:
 
 @dataclass
 class Progress:
-    """Steps done over several stages.
+    """Progress over all stages of a task.
 
     Attributes:
-        total: steps of all stages.
+        total: number of steps of all stages.
         on_batch: called after every step, or None.
-        done: steps so far.
+        done: number of steps so far.
         learnt: whether any step had a gradient.
     """
 
@@ -110,7 +110,7 @@ class Progress:
 
 
 class TrainsTasks(Protocol):
-    """A way of training a task on the resident model: :class:`Trainer`, or one that pools, stacks or adds noise."""
+    """A trainer of tasks on the base model: :class:`Trainer`, or one that pools the rows of all clients."""
 
     resident: ResidentModel
     optimiser: Optimiser
@@ -121,12 +121,12 @@ class TrainsTasks(Protocol):
 
 @dataclass
 class Trainer:
-    """Trains what is loaded in the resident model.
+    """Trains the adapter and head that are loaded in the base model.
 
     Attributes:
         resident: the base model.
-        optimiser: of every stage.
-        privacy: keeps what is learnt differentially private; None trains on rows as they are.
+        optimiser: settings of the optimiser.
+        privacy: makes training differentially private; None trains without privacy.
     """
 
     resident: ResidentModel
@@ -134,18 +134,18 @@ class Trainer:
     privacy: PrivateTraining | None = None
 
     def train(self, client: ClientId, task: ClientTask, rows: Encoded, on_batch: OnBatch | None = None) -> LocalResult:
-        """Trains the stages of a task; the task's model and the client's private tensors are loaded before.
+        """Trains the stages of a task, whose model and private tensors must be loaded.
 
         Args:
-            client: whose rows.
+            client: id of the client.
             task: what to train and what to upload.
-            rows: the client's train rows, tokenised.
+            rows: the client's tokenised train rows.
             on_batch: called after every step.
 
         Raises:
-            UpdateRefusedError: the loss is NaN or infinite, or no gradient reached anything. Nothing of this task may
-                be used: the tensors that were received would be averaged as if they had been learnt.
-            ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
+            UpdateRefusedError: the loss is NaN or infinite, or no step had a gradient. The result must not be used, as
+                it would be averaged as if it had been learnt.
+            ConfigError: a GPU cannot repeat results bit for bit although the settings ask for it.
         """
         with self.resident.repeatable():
             return self._train(client, task, rows, on_batch)
@@ -203,19 +203,19 @@ class Trainer:
         progress: Progress,
         order: torch.Generator | None = None,
     ) -> dict[ClientId, float]:
-        """Makes so many passes over the rows of all shares with one optimiser.
+        """Makes passes over the rows of all shares with one optimiser.
 
         Args:
-            shares: client -> its share; a batch holds rows of one client.
-            epochs: passes.
-            progress: of the task; is updated.
-            order: draws the order of all batches; None takes them as the shares have them.
+            shares: client -> its share; a batch has rows of one client.
+            epochs: number of passes.
+            progress: of the task, updated by every step.
+            order: generator for the order of all batches; None keeps the order of the shares.
 
         Returns:
             Client -> mean loss over its rows in the last pass.
 
         Raises:
-            UpdateRefusedError: the loss is NaN or infinite; the tensors are spoilt and must be discarded.
+            UpdateRefusedError: the loss is NaN or infinite; the trained tensors must be discarded.
         """
         trained = {id(parameter): parameter for share in shares.values() for parameter in share.parameters}
         options = self.optimiser
@@ -246,7 +246,7 @@ class Trainer:
         progress: Progress,
         order: torch.Generator | None,
     ) -> Iterator[tuple[ClientId, int, Tensor]]:
-        """One pass; the loss of every step, a scalar that is still on the device."""
+        """Makes one pass; yields the client, the number of rows and the loss, a scalar on the device, of every step."""
         size = self.optimiser.batch_size
         steps = [(client, *batch) for client, share in shares.items() for batch in share.batches(size)]
         if order is not None:
@@ -259,7 +259,7 @@ class Trainer:
                 loss.backward()
             else:
                 loss = share.private.backward(batch)
-            # One step with a gradient is enough, and as a rule it is the first.
+            # Once a step has had a gradient, usually the first one, this check is skipped.
             progress.learnt = progress.learnt or any(
                 p.grad is not None and bool(p.grad.any()) for p in share.parameters
             )
@@ -280,7 +280,7 @@ class Trainer:
 def _one_behind(
     steps: Iterator[tuple[ClientId, int, Tensor]],
 ) -> Iterator[tuple[ClientId, int, Tensor]]:
-    """The same items, each once the next has been made: reading a loss then waits for no step but a past one."""
+    """Yields every item after the next one has been made, so that reading a loss does not wait for the current step."""
     waiting = next(steps, None)
     while waiting is not None:
         coming = next(steps, None)
@@ -289,6 +289,6 @@ def _one_behind(
 
 
 def anchor_rows(client: ClientId, rows: Encoded, count: int, seed: int) -> list[int]:
-    """The few train rows whose mean direction is a client's anchor, the same in every round."""
+    """Indices of the train rows whose mean direction is a client's anchor, the same in every round."""
     rng = generator(seed, "anchors", client)
     return sorted(torch.randperm(len(rows), generator=rng)[:count].tolist())

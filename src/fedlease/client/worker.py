@@ -1,4 +1,4 @@
-"""One client's half of a run: handles a request by training or scoring on the resident model."""
+"""One client's half of a run, which handles requests by training or scoring on the base model."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ LOST = "has lost its private tensors, and continued from what the server sent"
 
 @dataclass(frozen=True)
 class Client:
-    """A client's rows, raw and tokenised; validation rows are None if nothing is chosen in the run."""
+    """A client's rows, raw and tokenised; ``valid`` is None if the run does not use validation rows."""
 
     data: ClientData
     train: Encoded
@@ -49,26 +49,25 @@ class Client:
 
     @property
     def num_labels(self) -> int:
-        """Size of its label list."""
+        """Number of the client's labels."""
         return len(self.data.labels)
 
 
 @dataclass
 class ClientWorker:
-    """One client under one method, on a resident model that it may share with others.
+    """One client under one method, on a base model that it may share with others.
 
     Attributes:
         client: its rows.
-        trainer: trains on the resident model.
+        trainer: trains on the base model.
         score_rounds: whether received models are scored before they are trained.
-        private: what the client keeps; is replaced by every request.
-        cache: results that other methods or runs may have left.
+        private: the client's private tensors, replaced by every request.
+        cache: results that may be shared with other methods or runs.
         on_batch: called after every optimiser step.
-        predictions: of the final model for the test rows, as :class:`~fedlease.tasks.base.Measured` has them; they are
-            in no reply.
-        ahead: what of the next request has been done before it is handled.
-        keep: puts private tensors where they stay.
-        terms: what its training and its replies may tell of its rows; None: all that the evaluation contract asks for.
+        predictions: of the final model on test rows, as in :class:`~fedlease.tasks.base.Measured`; never in a reply.
+        ahead: results of the next request that were computed before it is handled.
+        keep: function that stores private tensors.
+        terms: privacy guarantee for its rows; None trains and replies without one.
     """
 
     client: Client
@@ -83,10 +82,10 @@ class ClientWorker:
     terms: PrivacyTerms | None = None
 
     def handle(self, request: Request) -> Reply:
-        """Does what a request asks.
+        """Handles a request.
 
         Raises:
-            ConfigError: a GPU cannot give the same bits every time although the settings ask for it.
+            ConfigError: a GPU cannot repeat results bit for bit although the settings ask for it.
         """
         if self.terms is None:
             return self._handle(request)
@@ -123,15 +122,13 @@ class ClientWorker:
                 return Finished(scores, self.private.slots if request.hand_over else None)
 
     def load(self, model: ClientModel) -> int | None:
-        """Puts the client's model in place, private tensors laid over; returns the index of its chosen candidate."""
+        """Loads the client's model with its private tensors; returns the index of the chosen candidate, or None."""
         tensors, choice = self.received(model)
         self._resident.load(model, self.client.num_labels, tensors)
         return choice
 
     def received(self, model: ClientModel) -> tuple[Tensors, int | None]:
-        """A model's tensors with the private ones laid over, and the index of the candidate that fits the rows
-        best, whose tensors are among them.
-        """
+        """A model's tensors with private ones and the chosen candidate in their places, and the candidate's index."""
         tensors = self.private.overlay(model)
         if not model.candidates:
             return tensors, None
@@ -156,7 +153,7 @@ class ClientWorker:
         return task.measure(self._resident, rows, threads).metrics[task.metric]
 
     def score_untrained(self, model: ClientModel) -> Measured:
-        """Scores of the untrained model, which are taken once: a first step may have scored it on receipt."""
+        """Scores the untrained model, unless its first step has done so already."""
         return self._scores(model, model.tensors, first=True)
 
     @property
@@ -197,7 +194,7 @@ class ClientWorker:
         return Trained(update, score, result.steps, result.seconds, scored, known is not None, metrics=metrics)
 
     def _trained(self, task: ClientTask, tensors: Tensors) -> LocalResult:
-        """Trains a task, whose model is loaded with these tensors."""
+        """Trains a task whose model is loaded with these tensors."""
         client = self.client
         if isinstance(ahead := self.ahead.result, UpdateRefusedError):
             raise ahead
@@ -209,7 +206,7 @@ class ClientWorker:
         return self.trainer.train(client.data.id, task, client.train, self.on_batch)
 
     def _finish(self, request: Finish) -> FinalScores:
-        """The final scores, by the evaluation contract."""
+        """Scores the final model on the client's test rows."""
         resident, client, model = self._resident, self.client, request.model
         task, metric = resident.task, resident.task.metric
         if not len(client.test):
@@ -251,7 +248,15 @@ class ClientWorker:
         loaded: bool = False,
         ahead: Measured | None = None,
     ) -> Measured:
-        """Scores a model on the client's test rows; those of a model that the client has before its first step once."""
+        """Scores a model on the client's test rows.
+
+        Args:
+            model: spec and names.
+            tensors: values to score.
+            first: whether the client has the model before its first step, so that its scores are cached.
+            loaded: whether the model is loaded.
+            ahead: scores that were computed before.
+        """
         key = self.cache.score_key(self.client.data.id, model, tensors) if first else None
         known = self.cache.get(key, Measured)
         if known is None:
@@ -266,7 +271,7 @@ class ClientWorker:
 
 
 def _compact(values: Sequence[float]) -> str | list[float]:
-    """One character per row where every row is right or wrong, else numbers."""
+    """One character per row if all scores are 0 or 1, else numbers."""
     if all(value in (0.0, 1.0) for value in values):
         return "".join("01"[int(value)] for value in values)
     return [round(value, 6) for value in values]

@@ -1,4 +1,4 @@
 """Settings: typed sections, layers, faults and the presets.
 
-No torch, no data and no model is loaded here.
+Nothing here loads torch, data or models.
 """

@@ -1,6 +1,6 @@
-"""Sections of settings for the methods and sources that other packages add: checked as ours are, where they are used.
+"""Sections of settings for methods and sources of other packages, checked like those of this package.
 
-A method's settings stand under its name, with ``_`` for ``-``; those of a source so under ``data``.
+The section of a method has the method's name, with ``_`` for ``-``; that of a source is within ``data``.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,20 +21,21 @@ S = TypeVar("S", bound=Section)
 
 
 def section_of(method: str) -> str:
-    """The key under which the own settings of a method or a source stand."""
+    """The key of a method's or source's own section."""
     return method.replace("-", "_")
 
 
 def with_sections(settings: type[S], values: Any) -> type[S]:
-    """The class of settings, with a section for every added method or source that the values name or have one for.
+    """The class of settings, extended by a section for every added method or source that the values use.
 
     Args:
         settings: the class without them.
         values: nested or resolved values, checked or not; only their keys, ``method``, ``baselines`` and
-            ``data.source`` are looked at.
+            ``data.source`` matter.
 
     Raises:
-        ConfigError: the package that adds it cannot be used, or its settings are no section with defaults.
+        ConfigError: the package that adds a method or source cannot be used, or its settings are not a section with
+            defaults.
     """
     values = values if isinstance(values, Mapping) else {}
     baselines = values.get("baselines")
@@ -57,7 +58,7 @@ def _sections(
     named: Collection[Any],
     facts_of: Callable[[str], Any],
 ) -> Iterator[tuple[str, type[Section]]]:
-    """Key and class of the settings of every added row that is named, or whose key the values have."""
+    """Yields key and class of the section of every added row that is named, or whose key is among the values."""
     for name in sorted(added):
         key, taken = section_of(name), section_of(name) in within.model_fields
         if name in named or (key in values and not taken):

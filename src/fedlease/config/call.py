@@ -1,4 +1,4 @@
-"""Arguments of ``fedlease.run`` that stand for settings."""
+"""Settings from the arguments of ``fedlease.run``."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ __all__ = ["settings_of_call"]
 TAKES = "the name of a preset, a YAML file, settings by their dotted names, or fedlease.Settings"
 ROWS = "rows are given as data, as in fedlease.run(data=ROWS) or fedlease.run(data='my-federation')"
 PLAIN = (str, int, float, PurePath, type(None), Mapping, list, tuple)
-"""What settings are made of; rows as lists of mappings are left to their rules, which name the key."""
+"""Types of settings. Rows, as lists of mappings, pass here and are refused by the rule of their key."""
 
 
 def settings_of_call(config: object, overrides: Mapping[str, Any], data: object = None) -> Settings:
@@ -22,11 +22,11 @@ def settings_of_call(config: object, overrides: Mapping[str, Any], data: object 
 
     Args:
         config: a YAML file, the name of a preset, dotted keys with values, settings, or None for the quickstart.
-        overrides: dotted keys with values, which go over it.
-        data: rows, which make their source ``memory``, or the path of files; None where settings name them.
+        overrides: dotted keys with values, which replace those of ``config``.
+        data: rows, which set ``data.source`` to ``memory``, or the path of files; None if the settings name them.
 
     Raises:
-        ConfigError: it is none of these, or every fault of the settings.
+        ConfigError: ``config`` is none of these, or the settings have faults.
     """
     if data is not None:
         files = isinstance(data, str | os.PathLike)

@@ -19,7 +19,7 @@ DELIMITER_NAMES = {"\t": "tabs", ";": "';'", "|": "'|'"}
 """Delimiters as messages name them."""
 
 NO_TEXT = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "utf-7", "mbcs", "oem"})
-"""Encodings of Python in which no file is written."""
+"""Python's encodings that are not used for files."""
 
 
 class ColumnSettings(Section):
@@ -28,21 +28,21 @@ class ColumnSettings(Section):
     text: str = "text"
     """The text, or the first text of a pair."""
     text_pair: str | None = None
-    """The second text, which every file must then have; None takes a column called ``text_pair`` when there is one."""
+    """The second text, which every file must then have; None uses a column named ``text_pair`` if there is one."""
     label: str = "label"
     """Label names or numbers; lists of them for ``task: multilabel``, numbers to predict for ``task: regression``."""
     labels: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
-    """Columns of 0 and 1, one for each label, in place of ``label``, for ``task: multilabel``."""
+    """Columns of 0 and 1, one per label, instead of ``label``, for ``task: multilabel``."""
     prompt: str = "prompt"
-    """The answer, for ``task: generation``; chats in ``messages`` and ``instruction`` with ``output`` also do."""
+    """The prompt, for ``task: generation``; chats in ``messages``, or ``instruction`` with ``output``, also work."""
     response: str = "response"
     """The answer to ``prompt``."""
     client: str = "client"
-    """The client, when ``data.path`` is one file."""
+    """The client, if ``data.path`` is one file."""
     split: str = "split"
-    """``train``, ``valid`` or ``test``, when ``data.path`` is one file; else ``data.test_fraction`` is held out."""
+    """``train``, ``valid`` or ``test``, if ``data.path`` is one file; else ``data.test_fraction`` is held out."""
     task: str = "task"
-    """The task of a client's rows, one value per client, for per-task scores; may be absent."""
+    """The task of a client's rows, one value per client, for scores per task; optional."""
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -53,33 +53,33 @@ class ColumnSettings(Section):
     @field_validator("labels")
     @classmethod
     def _different(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        """Refuses a list of columns that states no labels."""
+        """Refuses fewer than two columns, or the same column twice."""
         if names is not None and (len(names) < 2 or len({*names}) < len(names)):
             raise PydanticCustomError("label_columns", "must be two columns or more, each once")
         return names
 
 
 class LimitSettings(Section):
-    """Limits of a file of rows; more is refused with file, line and size, before it fills the memory."""
+    """Limits of files with rows; larger ones are refused with file, line and size, before they fill the memory."""
 
     text_characters: Positive = 1_000_000
-    """Characters of one text."""
+    """Most characters of a text."""
     row_bytes: Positive = 16_000_000
-    """Bytes of one row of JSON or one line of CSV, all columns together."""
+    """Most bytes of a row of JSON or a line of CSV, all columns together."""
     rows: Positive = 1_000_000
-    """Rows of one file."""
+    """Most rows of a file."""
     file_bytes: Positive = 1_000_000_000
-    """Bytes of one file; of a compressed one (gz, Parquet), those that are unpacked."""
+    """Most bytes of a file, after decompression (gz, Parquet)."""
     columns: Positive = 1_000
-    """Columns of one file."""
+    """Most columns of a file."""
     labels: Positive = 1_000
-    """Labels of one client."""
+    """Most labels of a client."""
     clients: Positive = 10_000
-    """Clients of a federation."""
+    """Most clients of a federation."""
 
 
 class DataSettings(Section):
-    """The source of rows, and how they are dealt to clients."""
+    """The source of rows, and their distribution over clients."""
 
     source: Annotated[str, BeforeValidator(OneOf(known_sources, source_facts))] = "folder"
     """``folder``: your files; ``memory``: what Python passes as ``data``; ``glue`` (classification) and ``flan``
@@ -88,68 +88,68 @@ class DataSettings(Section):
     """A federation folder ``DIR/<client>/{train,test}.*``, one file with a client column, or a folder of GLUE or FLAN
     files."""
     delimiter: str | None = None
-    """One character between the cells of CSV, such as ``;``, or ``tab``; None guesses it for each file and says so.
+    """The character between cells of CSV, such as ``;``, or ``tab``; None guesses it for each file and prints a note.
     Files that end in ``.tsv`` have tabs."""
     encoding: str | None = None
-    """The encoding of text files, such as ``cp1252``, ``latin-1`` or ``utf-16``; None takes UTF-8, or guesses it for
-    each file of CSV that is not UTF-8, and says so. A byte order mark counts for more."""
+    """The encoding of text files, such as ``cp1252``, ``latin-1`` or ``utf-16``; None is UTF-8, or a guess with a note
+    for each CSV file that is not UTF-8. A byte order mark in a file takes precedence."""
     columns: ColumnSettings = ColumnSettings()
     """Names of your columns."""
     labels: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
-    """Labels of all clients, or task -> labels, for files of your own: their heads have these outputs, whatever labels
-    their train rows have. Without it a client has the labels of its train rows, or the ``columns.labels``; one of a
-    single label learns nothing (classification)."""
+    """Labels of all clients, or task -> labels, for your own files: every head has an output for each of them, whatever
+    labels the client's train rows have. None: a client has the labels of its train rows, or ``columns.labels``; for
+    classification, a client with a single label then learns nothing."""
     label_separator: Annotated[str, Field(min_length=1, max_length=10)] = ","
-    """Stands between the labels of a row where they are one text, for ``task: multilabel``."""
+    """Separator of a row's labels if they are one text, for ``task: multilabel``."""
     clients: UnusableClients = "require"
-    """Clients whose rows cannot be used, or that have fewer than ``min_train_rows``: ``require`` stops before anything
-    is trained and names them all, ``skip`` goes on without them and names them wherever the run is described."""
+    """Treatment of clients with unusable rows, or fewer than ``min_train_rows``: ``require`` names them all and stops
+    before training; ``skip`` runs without them and names them in every description of the run."""
     bad_rows: BadRows = "refuse"
-    """Rows of your own files that cannot be used: faulty JSON lines, too few cells, no text, no label, a value of the
-    wrong type. ``refuse`` stops before anything is trained and names them, ``drop`` goes on without them, and says how
-    many of which client and why wherever the run is described."""
+    """Treatment of unusable rows in your own files: faulty JSON lines, too few cells, no text, no label, a value of the
+    wrong type. ``refuse`` names them and stops before training; ``drop`` runs without them and reports the number and
+    reasons per client in every description of the run."""
     without: tuple[str, ...] = ()
     """Clients that take no part although they have rows; ``fedlease resume DIR --to ROUND --without CLIENT`` adds to
     them."""
     min_train_rows: Positive = 1
-    """Train rows that a client needs, after rows for choices are set apart. One without test rows trains and is scored
-    on none."""
+    """Fewest train rows of a client, without validation rows. A client without test rows trains and has no score."""
     limits: LimitSettings = LimitSettings()
     """Limits of files."""
     tasks: Annotated[tuple[GlueTask, ...], Field(min_length=1)] = ("sst2", "qnli", "mrpc", "qqp")
     """GLUE tasks, for ``source: glue``."""
     categories: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """FLAN categories, for ``source: flan``; None takes all that the folder has, or the paper's four from the hub:
+    """FLAN categories, for ``source: flan``; None takes all in the folder, or the paper's four from the hub:
     text_formatting, structure_to_text, sentiment, common_sense."""
     partition: Partition = "natural"
     """``natural``: clients as they are (glue: ``clients_per_task`` each); ``dirichlet``: label skew over clients of all
     tasks pooled, one label list; ``task-and-label``: ``clients_per_task`` each, labels skewed within a task. The last
     two also deal one file of your own without a client column; they need labels, so generation is ``natural``."""
     alpha: Annotated[float, Field(gt=0)] = 0.5
-    """Dirichlet concentration; smaller is more skewed."""
+    """Concentration of the Dirichlet distribution; smaller values give more skew."""
     clients_per_task: Positive = 4
-    """Clients per task, for ``glue``, ``flan`` (per category), ``quickstart`` and ``synthetic``."""
+    """Number of clients per task, for ``glue``, ``flan`` (per category), ``quickstart`` and ``synthetic``."""
     train_rows: Positive | None = None
-    """Train rows per client. For your own files and under label skew a cap, elsewhere an exact number whose absence is
-    an error unless ``share_rows``. None takes all; ``quickstart`` then takes 150 and ``synthetic`` 32."""
+    """Train rows per client: at most, for your own files and under label skew; otherwise exactly, and too few rows are
+    an error unless ``share_rows``. None takes all rows, but 150 for ``quickstart`` and 32 for ``synthetic``."""
     test_rows: Positive | None = None
-    """Test rows per client, as ``train_rows``; without a number ``quickstart`` takes 100 and ``synthetic`` 16."""
+    """Test rows per client, like ``train_rows``. None takes all rows, but 100 for ``quickstart`` and 16 for
+    ``synthetic``."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of a client's rows held out for test if the data names no test rows."""
+    """Share of a client's rows that is held out for testing if the data has no test rows."""
     valid_fraction: Fraction = 0.0
-    """Share of a client's train rows held out for choices such as the learning rate."""
+    """Share of a client's train rows that is held out as validation rows."""
     score_rows: ScoreRows = "test"
-    """The rows that are scored; ``valid`` for choices such as the learning rate: test rows are then not looked at."""
+    """The rows that are scored; ``valid`` for choices such as the learning rate, without looking at test rows."""
     share_rows: bool = False
-    """Whether clients of ``glue`` or ``flan`` may hold the same rows when there are not enough; test rows stay apart
-    from train."""
+    """Whether clients of ``glue`` or ``flan`` may have the same rows if there are not enough; test rows are never train
+    rows."""
     max_tokens: Annotated[int, Field(ge=4, le=32768)] = 128
-    """Longer inputs are cut on the right and counted."""
+    """Most tokens of an input; longer inputs are cut on the right and counted."""
 
     @field_validator("label_separator")
     @classmethod
     def _visible(cls, value: str) -> str:
-        """Keeps labels of several words whole, and lists in JSON, which begin with a bracket."""
+        """Refuses spaces, which would split labels of several words, and brackets, with which JSON lists start."""
         if not value.strip() or "[" in value:
             raise PydanticCustomError("separator", "must not be spaces alone, nor hold [")
         return value
@@ -157,7 +157,7 @@ class DataSettings(Section):
     @field_validator("path", mode="before")
     @classmethod
     def _named(cls, path: Any) -> Any:
-        """Keeps an empty path from being the folder one stands in."""
+        """Refuses an empty path, which would mean the current folder."""
         if path == "":
             raise PydanticCustomError("empty_path", "must not be empty")
         return path
@@ -178,7 +178,7 @@ class DataSettings(Section):
     @field_validator("encoding", mode="before")
     @classmethod
     def _known_encoding(cls, value: Any) -> Any:
-        """Gives the name of an encoding as Python writes it."""
+        """Normalises the name of an encoding."""
         if value is None:
             return None
         try:
@@ -193,7 +193,7 @@ class DataSettings(Section):
     @field_validator("labels", mode="before")
     @classmethod
     def _label_lists(cls, value: Any) -> Any:
-        """Reads names as rows have them, and says in one sentence what is wrong with a list."""
+        """Reads label names as in rows, and reports a faulty list in one sentence."""
         if value is None:
             return None
         if isinstance(value, Mapping):

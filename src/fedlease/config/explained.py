@@ -1,4 +1,4 @@
-"""Every setting with its default, the values that it takes and its meaning: for docs and ``fedlease settings``."""
+"""Every setting with its default, allowed values and meaning, for the docs and ``fedlease settings``."""
 
 import difflib
 import types
@@ -20,7 +20,7 @@ from fedlease.methods.registry import added_methods
 __all__ = ["Explained", "explained", "explained_settings", "find"]
 
 NEAR = 0.6
-"""How alike a word and a setting are, of 1, before one is suggested."""
+"""Smallest similarity of a word and a setting, at most 1, for suggesting the setting."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Explained:
     """A setting.
 
     Attributes:
-        key: dotted.
-        default: as it is written in YAML.
-        values: what it takes, in Markdown.
-        meaning: in Markdown, one line.
+        key: dotted name.
+        default: default value, as in YAML.
+        values: allowed values, in Markdown.
+        meaning: one line of Markdown.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Explained:
 
     @property
     def group(self) -> str:
-        """The key of the group that it is in; empty at the top."""
+        """The key of its group; empty at the top level."""
         return self.key.rpartition(".")[0]
 
 
@@ -53,7 +53,7 @@ def explained(model: type[BaseModel] = Settings) -> Iterator[Explained]:
 
 
 def explained_settings() -> list[Explained]:
-    """Every setting, with those of methods and sources of other packages; a package that cannot be used has none."""
+    """Every setting, including those of methods and sources of usable other packages."""
     rows = {row.key: row for row in explained()}
     added: list[Any] = [{"method": name} for name in sorted(added_methods())]
     added += [{"data": {"source": name}} for name in sorted(added_names(SOURCE_GROUP) - SOURCES.keys())]
@@ -66,10 +66,10 @@ def explained_settings() -> list[Explained]:
 
 
 def find(rows: Sequence[Explained], word: str) -> list[Explained]:
-    """The settings whose keys have a word, or else those whose meanings have it; ``_``, ``-`` and ``.`` are spaces.
+    """The settings with a word in their key or, if there are none, in their meaning; ``_``, ``-`` and ``.`` are spaces.
 
     Raises:
-        ConfigError: none; the message names the nearest.
+        ConfigError: no setting has the word; the message suggests one.
     """
     wanted = _plain(word)
     found = [row for row in rows if wanted in _plain(row.key)] or [row for row in rows if wanted in _plain(row.meaning)]
@@ -87,7 +87,7 @@ def _plain(text: str) -> str:
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
-    """Dotted key, field and its text, which may be that of a group whose defaults are others; plain settings first."""
+    """Yields dotted key, field and description, inherited if necessary, of every setting; groups come last."""
     nested = []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

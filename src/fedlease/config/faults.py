@@ -1,4 +1,4 @@
-"""Faults of settings in our own words: key, rule, value received, nearest valid name."""
+"""Faults of settings as sentences: key, rule, value received, nearest valid name."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,13 +19,13 @@ from fedlease.methods.registry import CENTRALISED, OTHER_NAMES, UNEQUAL_RANKS, k
 __all__ = ["cross_faults", "nearest", "nearest_method", "not_installed", "sentences", "setting_names"]
 
 FEW = 12
-"""Number of valid names up to which they are listed."""
+"""Most valid names that are listed."""
 
 NEAR = 0.6
-"""How alike two names are, of 1, before one is suggested for the other."""
+"""Smallest similarity of two names, at most 1, for suggesting one instead of the other."""
 
 LONG = 80
-"""Characters of a received value that are shown."""
+"""Most characters of a received value that are shown."""
 
 RULES = {
     "greater_than_equal": "must be at least {ge:g}",
@@ -52,7 +52,7 @@ RULES = {
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` where one is near, and the valid names where they are few."""
+    """A hint for an unknown name: ``"; did you mean 'x'?"`` if one is similar, and the valid names if they are few."""
     valid = sorted(names)
     near = difflib.get_close_matches(name, valid, n=1, cutoff=NEAR)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -62,7 +62,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def nearest_method(name: str) -> str:
-    """Finds the :func:`nearest` method, also by its names in other projects, such as FedAvg."""
+    """A hint for an unknown method, see :func:`nearest`, which also knows names in other projects, such as FedAvg."""
     known = known_methods()
     plain = name.lower().replace("_", "-").replace(" ", "-")
     other = plain if plain in known else OTHER_NAMES.get(plain)
@@ -72,7 +72,7 @@ def nearest_method(name: str) -> str:
 
 
 def not_installed(values: Any) -> list[str]:
-    """A sentence for every method that resolved settings name and this installation has not."""
+    """A sentence for every method in resolved settings that is not installed."""
     values, known = values if isinstance(values, Mapping) else {}, known_methods()
     absent = [name for name in _names([values.get("method"), *_names(values.get("baselines"))]) if name not in known]
     return [
@@ -82,7 +82,7 @@ def not_installed(values: Any) -> list[str]:
 
 
 def setting_names(model: type[BaseModel], prefix: str = "", *, text: bool = False) -> Iterator[str]:
-    """Dotted names of all settings of a model, or with ``text`` of those that take any text or path."""
+    """Yields the dotted names of all settings of a model or, with ``text``, of those that take any text or path."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -94,12 +94,12 @@ def setting_names(model: type[BaseModel], prefix: str = "", *, text: bool = Fals
 def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One sentence per fault, in the order of the settings."""
     faults = error.errors(include_url=False)
-    # Pydantic counts only the members of a list that passed; those that did not have sentences of their own.
+    # Pydantic counts only valid members of a list as its length; invalid ones have sentences of their own.
     return [_sentence(fault, model) for fault in faults if fault["type"] != "too_short" or not fault["input"]]
 
 
 def cross_faults(raw: Mapping[str, Any]) -> list[str]:
-    """Rules between settings, and names that only tables know; on raw values, so that all faults come together."""
+    """Checks rules between settings, and names of tables; it uses raw values, so that all faults are found at once."""
     faults, known = [], known_methods()
     method, baselines = raw.get("method", "fedlease"), _names(raw.get("baselines"))
     data = raw.get("data", {})
@@ -132,7 +132,7 @@ def cross_faults(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _task_faults(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that the task does not read, or that have no such value for it."""
+    """Yields faults of settings that do not fit the task."""
     task, metric, train = raw.get("task", "classification"), raw.get("metric"), group_of(raw, "train")
     facts = known_tasks().get(task) if isinstance(task, str) else None
     if facts is None:
@@ -153,7 +153,7 @@ def _task_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _variant_faults(method: str, raw: Mapping[str, Any]) -> Iterator[str]:
-    """Rules between the settings of a variant of FedLEASE."""
+    """Yields faults of settings of FedLEASE or FedLEASE+ that do not fit together."""
     section, variant = method.replace("-", "_"), variant_of(raw, method)
     grouping, given = variant.get("grouping", "clusters"), variant.get("assignment")
     if grouping == "random" and variant.get("num_experts") is None:
@@ -173,7 +173,7 @@ def _variant_faults(method: str, raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"{section}.halves: must be false when clusters are formed again ({section}.reallocate)"
     if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
         yield f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}"
-    # FedLEASE+ lets its unsure clients compare where they can, as its default says.
+    # The default of FedLEASE+ may stand beside settings under which clients do not compare.
     if variant.get("unsure", "alone") != "alone" and method != "fedlease-plus":
         for key, default, needed in (("grouping", "clusters", "similarity"), ("routing", "top-m", "own")):
             if (value := variant.get(key, default)) != needed:
@@ -183,7 +183,7 @@ def _variant_faults(method: str, raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
-    """Methods that cannot have clients of unequal ranks, as they are set."""
+    """Yields faults of methods that do not allow unequal ranks with their settings."""
     ranks = group_of(group_of(raw, "lora"), "r")
     if not ranks_differ(ranks):
         return
@@ -192,7 +192,7 @@ def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str
             able = ", ".join(name for name in UNEQUAL_RANKS if name != CENTRALISED)
             received = ", ".join(map(repr, dict.fromkeys(ranks.values())))
             yield (
-                f"lora.r: {name} averages A and B, which have to have one rank; unequal ranks are for {able}; "
+                f"lora.r: {name} averages A and B, which must have one rank; unequal ranks are allowed for {able}; "
                 f"received the ranks {received}"
             )
             continue
@@ -201,13 +201,13 @@ def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str
             given = group_of(raw, section).get(key)
             if given != value and not (given is None and name == "fedlease-plus" and PLUS[key] == value):
                 yield (
-                    f"{section}.{key}: must be {value} where lora.r differs between clients, whose products B A alone "
-                    "can be compared and averaged" + f", received {given!r}" * (given is not None)
+                    f"{section}.{key}: must be {value} if lora.r differs between clients, since only products B A can "
+                    "then be compared and averaged" + f", received {given!r}" * (given is not None)
                 )
 
 
 def _step_faults(raw: Mapping[str, Any], method: Any) -> Iterator[str]:
-    """A step towards means of A and B, by a method that has none."""
+    """Yields a fault if the server should step towards means that the method does not have."""
     rule = group_of(raw, "server_step").get("rule", "none")
     if rule not in get_args(ServerRule) or rule == "none" or method not in known_methods():
         return
@@ -220,7 +220,7 @@ def _step_faults(raw: Mapping[str, Any], method: Any) -> Iterator[str]:
 
 
 def _names(value: Any) -> list[str]:
-    """The names in a list; what is none has its own fault already."""
+    """The names in a list; other members have faults of their own."""
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     return [name for name in value if isinstance(name, str)] if listed else []
 

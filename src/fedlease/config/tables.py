@@ -1,7 +1,7 @@
-"""The table of tasks and the table of sources of rows: what other folders need to know of each, as plain data.
+"""The tables of tasks and of sources of rows, as plain data for other folders.
 
-Each row names the module that does the work, which is imported when it is used. A package of someone else adds a row
-through the entry point group ``fedlease.tasks`` or ``fedlease.sources``.
+Each row names the module that does the work, which is imported when it is used. Other packages add rows through the
+entry point groups ``fedlease.tasks`` and ``fedlease.sources``.
 """
 
 from collections.abc import Callable, Collection
@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 RowKind = Literal["labels", "label sets", "values", "responses"]
-"""The content of a row beside its text: one label, any number of labels, a number, or a response. It decides which
-reader of ``fedlease.data.reading`` is used."""
+"""The content of a row besides its text: one label, any number of labels, a number, or a response. It determines the
+reader in ``fedlease.data.reading``."""
 EVERY_KIND: tuple[RowKind, ...] = get_args(RowKind)
 LABELLED: frozenset[RowKind] = frozenset({"labels", "label sets"})
 """Kinds of rows that have labels."""
@@ -48,14 +48,13 @@ class ModelKind:
     """The class of models that a task trains.
 
     Attributes:
-        auto: class of transformers that loads them.
-        peft_type: PEFT's name for their use.
-        pipeline: the model hub's name for it.
-        head: whether every client has a head of its own on the body.
-        writes: whether they continue texts: prompts are padded on the left, and the tokenizer needs an end token.
-        problem_type: transformers' name for what the outputs of the head mean, for those who load the model; None is
-            what it takes by itself.
-        numbers: whether the head gives a number.
+        auto: class of transformers that loads the models.
+        peft_type: PEFT's name of the model's task.
+        pipeline: the model hub's name of the model's task.
+        head: whether every client has its own head.
+        writes: whether the models generate text: prompts are padded on the left, and the tokenizer needs an end token.
+        problem_type: transformers' name for the meaning of the head's outputs; None is its default.
+        numbers: whether the head outputs a number.
     """
 
     auto: str
@@ -75,14 +74,14 @@ CAUSAL = ModelKind("AutoModelForCausalLM", "CAUSAL_LM", "text-generation", head=
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Facts about a task for the folders below ``tasks``.
+    """Facts about a task, for folders that must not import ``tasks``.
 
     Attributes:
         path: ``module:class`` of the :class:`fedlease.tasks.base.Task`.
-        rows: what it needs of a row.
-        model: what it trains.
-        default_model: takes the place of a preset's model that was chosen for another task; None leaves it.
-        metrics: what ``metric`` may name, the task's own choice first; empty for a task that has one headline.
+        rows: kind of rows that it needs.
+        model: kind of models that it trains.
+        default_model: replaces a preset's model for another task; None keeps it.
+        metrics: values allowed for ``metric``, the default first; () for a task with a single headline metric.
     """
 
     path: str
@@ -94,17 +93,17 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """Facts about a source, which are known before it is read.
+    """Facts about a source of rows, known before it is read.
 
     Attributes:
-        module: has ``load(settings, seed, rows) -> Federation``.
-        rows: the kinds of rows that it gives.
-        path: whether ``data.path`` is required, optional or not read.
-        partitions: whether ``data.partition`` may skew labels.
-        shares: whether ``data.share_rows`` is obeyed.
-        labels: whether ``data.labels`` may state the labels.
-        settings: a :class:`fedlease.config.sections.Section` of the source's own settings, all with defaults, which
-            stand under ``data`` by its name, with ``_`` for ``-``; None without any.
+        module: module with ``load(settings, seed, rows) -> Federation``.
+        rows: the kinds of rows that it provides.
+        path: whether ``data.path`` is required, optional or not used.
+        partitions: whether it supports ``data.partition``.
+        shares: whether it supports ``data.share_rows``.
+        labels: whether it supports ``data.labels``.
+        settings: class of the source's own settings, a :class:`fedlease.config.sections.Section` with defaults; its
+            section within ``data`` has the source's name, with ``_`` for ``-``. None without settings.
     """
 
     module: str
@@ -151,12 +150,12 @@ TASK_GROUP, SOURCE_GROUP = "fedlease.tasks", "fedlease.sources"
 
 
 def known_tasks() -> dict[str, TaskFacts]:
-    """Name -> facts of every task that can be used, those of installed packages included."""
+    """Name -> facts, for every usable task, including those of installed packages."""
     return with_installed(TASKS, TASK_GROUP)
 
 
 def known_sources() -> dict[str, SourceFacts]:
-    """Name -> facts of every source of rows that can be used, those of installed packages included."""
+    """Name -> facts, for every usable source of rows, including those of installed packages."""
     return with_installed(SOURCES, SOURCE_GROUP)
 
 
@@ -187,18 +186,18 @@ def sources_with(rows: RowKind) -> list[str]:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Validates a setting that names a row of a table, with the message of a closed list of choices.
+    """Validates a setting that names a row of a table, with the same message as for a fixed list of choices.
 
     Attributes:
-        known: gives the table.
-        row: gives one row of it, or says in one sentence why the package that adds it cannot be used.
+        known: returns the table.
+        row: returns one row of it, or raises a ``ConfigError`` if the package that adds it cannot be used.
     """
 
     known: Callable[[], Collection[str]]
     row: Callable[[str], Any]
 
     def __call__(self, name: Any) -> Any:
-        """The name, if the table has it."""
+        """Returns the name if the table has it."""
         try:
             if isinstance(name, str):
                 self.row(name)

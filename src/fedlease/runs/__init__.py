@@ -1,4 +1,4 @@
 """One run from settings to its folder: the start-up that every command shares, the method, check and estimate.
 
-No wire, no page and no command line.
+Nothing here is about the network, pages or the command line.
 """

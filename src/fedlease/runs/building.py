@@ -1,4 +1,4 @@
-"""The methods of a run from its settings, with all that stands around them: server step, ranks of clients, heads."""
+"""The methods of a run, built from its settings with their wrappers: server step, ranks of clients, heads."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ __all__ = ["build_method", "methods_of", "server_step_of"]
 
 
 def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> WithHead:
-    """A method under the budget, weighting, ranks and head policy of the settings."""
+    """Builds a method with the budget, weights, ranks and head policy of the settings."""
     warmup, rounds, lora = settings.warmup, settings.rounds, settings.lora
     budget = Budget(warmup.epochs, rounds, settings.train.local_epochs, warmup.as_rounds)
     terms = Terms(
@@ -35,7 +35,7 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         sketch=settings.privacy.sketch,
     )
     method = make_method(name, terms, settings.of_method(name))
-    # Means of products have no A and B that could be stepped towards.
+    # A mean of products has no unique A and B to step towards.
     if settings.server_step.rule != "none" and steps(name) and settings.of_method(name).get("average") != "product":
         method = WithServerStep(method, server_step_of(settings))
     if lora.ranks and name not in OWN_RANKS | {CENTRALISED}:
@@ -44,12 +44,12 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
 
 
 def server_step_of(settings: Settings) -> ServerStep:
-    """How the server steps towards a mean."""
+    """The server's step of the settings, with the default learning rate of its rule."""
     given = settings.server_step
     lr = given.lr if given.lr is not None else 1 - given.momentum if given.rule == "momentum" else 0.01
     return ServerStep(given.rule, lr, given.momentum, given.beta2, given.tau)
 
 
 def methods_of(settings: Settings, heads: Mapping[ClientId, Head]) -> dict[str, WithHead]:
-    """The method of a run and its baselines."""
+    """Name -> method, for the method of a run and its baselines."""
     return {name: build_method(settings, name, heads) for name in (settings.method, *settings.baselines)}

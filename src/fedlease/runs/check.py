@@ -1,4 +1,4 @@
-"""``fedlease check``: settings, data and model are sound; what the run will cost."""
+"""``fedlease check``: checks settings, data and model, and estimates the cost of the run."""
 
 import math
 import os
@@ -32,18 +32,18 @@ __all__ = ["check_settings"]
 
 PROBE_BATCHES = 3
 PROBES = 2
-"""Times that a number of threads is tried, in turns; the faster counts: something else may run meanwhile."""
+"""Number of trials for each number of threads; the fastest counts, since other processes may disturb a trial."""
 
 
 def check_settings(settings: Settings, rows: Federation | None = None) -> CheckReport:
-    """Loads everything a run would load, trains a few batches of one client and throws them away.
+    """Loads everything that a run would load, and trains one client for a few batches to measure its speed.
 
     Args:
         settings: of the run.
-        rows: those of the settings, where they have been read already, or were in memory.
+        rows: of the settings, if they have been read already or are in memory.
 
     Raises:
-        InputError: what a run would have raised before its first step.
+        InputError: whatever a run would raise before its first step.
     """
     prepared = with_clients_per_step(prepare(resolve_machine(settings), rows=rows))
     federation, loaded = prepared.federation, prepared.loaded
@@ -69,7 +69,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
             num_experts=experts,
             seconds_per_row=by_threads[settings.num_threads],
             seconds_per_test_row=seconds_per_test_row,
-            # Pooled work is nobody's first task.
+            # A pooled first step is not shared with other methods.
             done=done if name != CENTRALISED else None,
             schedule=make_schedule(*settings.schedule.values()),
             filters=make_filters(settings.filters, adapter.tensors),
@@ -77,7 +77,7 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
         )
         for name in (settings.method, *settings.baselines)
     ]
-    # Rows move, not adapters.
+    # For pooled training, rows move instead of adapters.
     estimates = [replace(e, bytes_up=0, bytes_down=0) if e.method == CENTRALISED else e for e in estimates]
     tokens = [length for client in clients.values() for length in client.train.lengths]
     heads = [sum(t.numel() for t in head.tensors.values()) for head in prepared.heads.values()]
@@ -107,19 +107,17 @@ def check_settings(settings: Settings, rows: Federation | None = None) -> CheckR
 
 
 def _probe(prepared: Prepared, terms: PrivacyTerms | None) -> tuple[dict[int, float], float | None]:
-    """Seconds per row of training, on a few batches of the client with the most rows, by the number of threads; and of
-    writing answers.
-    """
+    """Measures seconds per train row by number of threads, and seconds per test row for generation, else None."""
     loaded, settings = prepared.loaded, prepared.loaded.settings
     client = max(prepared.clients, key=lambda name: prepared.clients[name].data.weight)
     rows = prepared.clients[client].train.first(PROBE_BATCHES * settings.train.batch_size)
     method = with_head(FedIT(Budget(1, 0)), "frozen", prepared.heads)
     private = trainer_of(loaded, terms)  # before anything is loaded
     task = method.task(method.init(loaded.adapter, dict.fromkeys(prepared.clients, 1), settings.seed), client)
-    assert task is not None  # FedIT's first round asks everyone
+    assert task is not None  # FedIT's first round asks all clients
     labels = len(prepared.clients[client].data.labels)
     loaded.resident.load(task.model, labels)
-    # On a GPU the processor's threads have little to do.
+    # With a GPU, the number of CPU threads hardly matters.
     counts = {settings.num_threads, *((1, usable_threads()) if loaded.device.type == "cpu" else ())}
     training = dict.fromkeys(sorted(counts), math.inf)
     for threads in [*training] * PROBES:
@@ -139,12 +137,12 @@ def _probe(prepared: Prepared, terms: PrivacyTerms | None) -> tuple[dict[int, fl
 
 
 def _peak_memory() -> int:
-    """Peak of this process so far, which has just done what a run does; on a GPU, that of the device's allocator."""
+    """Peak memory of this process, in bytes; on a GPU, that of the device's allocator."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
         return torch.cuda.max_memory_allocated()
     if os.name == "posix":
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kibibytes elsewhere
+        return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, kibibytes elsewhere
     return 0

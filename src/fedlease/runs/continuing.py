@@ -1,4 +1,4 @@
-"""A new run that goes on from where a finished one ended; the finished one is only read."""
+"""A new run that continues a finished one, which is only read."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,13 +29,13 @@ __all__ = ["Origin", "read_origin"]
 
 @dataclass(frozen=True)
 class Origin:
-    """A finished run that another goes on from.
+    """A finished run that another one continues.
 
     Attributes:
         folder: its run folder.
         settings: its settings.
-        environment: what it began with.
-        cards: client -> what is known of it.
+        environment: versions, data and model with which it started.
+        cards: client -> its card.
         steps: method -> its last step, and the lines of ``rounds.jsonl`` up to it.
     """
 
@@ -47,21 +47,21 @@ class Origin:
 
     @property
     def chain(self) -> list[Continued]:
-        """The runs that the new one goes on from, the oldest first."""
+        """The runs that the new one continues, the oldest first."""
         name = printable(self.folder.resolve().name, longest=200)
         last = Continued(run=self.environment.run, name=name, rounds=rounds_behind(self.folder, self.settings))
         return [*self.environment.continued, last]
 
     def prepare(self, settings: Settings, data: object = None, *, new_rows: bool) -> Prepared:
-        """The state that the new run needs before its first step.
+        """Prepares the new run up to its first step.
 
         Args:
             settings: of the new run.
-            data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
-            new_rows: whether its rows may be others than those of the old one.
+            data: rows in memory, as for :func:`fedlease.data.load.load_federation`.
+            new_rows: whether its rows may differ from those of the old run.
 
         Raises:
-            DataError: the rows are others and may not be; or a client is gone, or has other labels.
+            DataError: the rows differ and may not, or a client is missing or has other labels.
             RunFolderError: the base model is no longer the one that the old run was trained on.
             InputError: as :func:`fedlease.runs.open.prepare`.
         """
@@ -69,8 +69,8 @@ class Origin:
         same = federation.fingerprint() == self.environment.data_fingerprint
         if not same and not new_rows:
             raise DataError(
-                f"the rows are not those of {self.folder}, whose scores could not be compared with the new ones; "
-                "--new-rows (in Python new_rows=True) goes on with them all the same"
+                f"the rows are not those of {self.folder}, so its scores could not be compared with the new ones; "
+                "--new-rows (in Python new_rows=True) continues with them anyway"
             )
         if faults := [*self._missing(federation)]:
             raise DataError(faults)
@@ -81,12 +81,12 @@ class Origin:
         return prepared(replace(federation, warnings=(*federation.warnings, *notes)), loaded)
 
     def hand_over(self, out: Path, settings: Settings, cards: Mapping[ClientId, ClientCard]) -> None:
-        """Writes the last step of every method into the new folder, with the lines that led to it.
+        """Writes the last step of every method, and its lines of ``rounds.jsonl``, into the new folder.
 
         Args:
-            out: of the new run.
+            out: folder of the new run.
             settings: of the new run.
-            cards: its clients.
+            cards: client -> its card in the new run.
         """
         rows = {client: card.weight for client, card in cards.items()}
         tasks = {client: card.task for client, card in cards.items()}
@@ -96,12 +96,12 @@ class Origin:
             state = with_rows(grouping_again(saved.state, again=again), rows)
             files = method_files(out, settings, name)
             if (best := saved.best) is not None:
-                # Under the same terms the old round stays the one to beat.
+                # If metric and clients are the same, the old best round remains the one to beat.
                 now, then = settings.early_stopping, self.settings.early_stopping
                 same = now.patience is not None and now.metric == then.metric and dict(cards) == dict(self.cards)
                 last = best.step
                 lines = [line for line in lines if json.loads(line)["step"] <= last]
-                # Updates after it may come again.
+                # Updates after the best round may be repeated by the new run.
                 seen = {c: {n: one for n, one in steps.items() if n <= last} for c, steps in saved.seen.items()}
                 best, saved = (
                     replace(best, state=state, waited=0) if same else None,
@@ -113,22 +113,22 @@ class Origin:
                 write_allocation(files, state.allocation, state.centroids, tasks)
 
     def _missing(self, federation: Federation) -> Iterator[str]:
-        """Clients of the old run that the new one cannot go on with."""
+        """Yields the reasons why the new run cannot continue with clients of the old one."""
         for client, card in sorted(self.cards.items()):
             now = federation.clients.get(client)
             if now is None:
                 reason = federation.skipped.get(client)
                 gone = f"is skipped: {reason}" if reason else "is not among the rows"
-                yield f"client {client!r} of {self.folder} {gone}, and a run goes on with all of its clients"
+                yield f"client {client!r} of {self.folder} {gone}, and a run must continue with all of its clients"
             elif now.labels != card.labels:
                 yield (
                     f"client {client!r}: its labels must be those of {self.folder}, {', '.join(card.labels)}, received "
-                    f"{', '.join(now.labels)}; its head has one output for each"
+                    f"{', '.join(now.labels)}; its head has one output per label"
                 )
 
     def _notes(self, federation: Federation, *, same: bool) -> Iterator[str]:
         if not same:
-            yield f"the rows are others than those of {self.chain[-1].name}: scores before and after are of other rows"
+            yield f"the rows differ from those of {self.chain[-1].name}, so scores before and after are of other rows"
         if late := sorted(federation.clients.keys() - self.cards.keys()):
             count = counted(len(late), "client")
             yield f"{count} {'was' if len(late) == 1 else 'were'} not in {self.chain[-1].name}: {', '.join(late)}"
@@ -137,7 +137,7 @@ class Origin:
 
 
 def read_origin(folder: Path, settings: Settings) -> Origin:
-    """A run, to go on from it.
+    """Reads a finished run that another one continues.
 
     Args:
         folder: its run folder.

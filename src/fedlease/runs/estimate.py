@@ -1,4 +1,4 @@
-"""Estimates the cost of a run: plays its rounds over a dry transport, and counts what they ask for."""
+"""Estimation of a run's cost: its rounds are played over a dry transport, which counts bytes and rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from fedlease.server.transport import Channel
 __all__ = ["CheckReport", "MethodEstimate", "adapter_parameters", "estimate_method", "router_parameters"]
 
 ASSUMED_EXPERTS = 4
-"""M is only known after the warm-up; estimates take this many, or fewer where there are fewer clients."""
+"""Number of experts M in estimates, since M is only known after the warm-up; fewer if there are few clients."""
 
 BACKWARD = 3
-"""A training step costs about this many forward passes: forward, gradient of the inputs, the rest."""
+"""Cost of a training step in forward passes: one forward, and about two for the gradients."""
 
 
 @dataclass(frozen=True)
 class MethodEstimate:
-    """One method's cost.
+    """The estimated cost of one method in the whole run.
 
     Attributes:
-        method: name.
-        bytes_up: from all clients to the server, whole run, heads apart.
-        bytes_down: from the server to all clients.
-        seconds: of training and scoring.
+        method: its name.
+        bytes_up: from all clients to the server, without heads.
+        bytes_down: from the server to all clients, without heads.
+        seconds: time for training and scoring.
     """
 
     method: str
@@ -49,26 +49,26 @@ class CheckReport:
     Attributes:
         settings: resolved.
         tasks: client -> task.
-        labels: client -> label names.
-        train_rows: client -> rows.
-        by_label: client -> label -> train and test rows.
-        scales: client -> mean and deviation of the numbers of its train rows; None where rows have none.
-        test_rows: client -> rows.
-        mean_tokens: per train row.
-        truncated: rows longer than ``data.max_tokens``.
-        warnings: of the data.
-        skipped: client -> why it takes no part.
-        base_parameters: frozen.
-        adapter_parameters: of one A, B pair over all adapted modules.
-        router_parameters: of one client's routers at the assumed M.
-        head_parameters: of the largest head.
-        assumed_experts: M that the estimates take.
-        memory_bytes: peak of the process, roughly.
+        labels: client -> its labels.
+        train_rows: client -> number of train rows.
+        by_label: client -> label -> number of train and of test rows.
+        scales: client -> mean and standard deviation of the numbers in its train rows; None without numbers.
+        test_rows: client -> number of test rows.
+        mean_tokens: mean number of tokens of a train row.
+        truncated: number of rows longer than ``data.max_tokens``.
+        warnings: about data, model and privacy, one sentence each.
+        skipped: client -> the reason why it takes no part.
+        base_parameters: number of parameters of the base model.
+        adapter_parameters: number of parameters of one A, B pair over all adapted modules.
+        router_parameters: number of parameters of one client's routers at the assumed M.
+        head_parameters: number of parameters of the largest head.
+        assumed_experts: M of the estimates.
+        memory_bytes: peak memory of the process, roughly.
         estimates: one per method.
-        seconds_per_row: threads -> seconds of training a row: one thread, as many as the settings say, and as many as
-            this process may use; empty on a GPU.
-        noise: client -> deviation of the noise in bounded gradients of a row; {} without ``privacy.epsilon``.
-        chosen: setting that was ``auto`` -> what it becomes on this machine with this model, and why.
+        seconds_per_row: number of threads -> seconds to train one row, for one thread, the threads of the settings, and
+            all threads that this process may use; {} on a GPU.
+        noise: client -> standard deviation of the noise, in units of ``privacy.clip``; {} without ``privacy.epsilon``.
+        chosen: setting that was ``auto`` -> its value on this machine with this model, and the reason.
     """
 
     settings: Settings
@@ -95,12 +95,12 @@ class CheckReport:
 
 
 def adapter_parameters(shapes: Mapping[str, tuple[int, int]], r: int) -> int:
-    """A and B over all adapted modules: sum of r (in + out)."""
+    """Number of parameters of A and B over all adapted modules: sum of r (in + out)."""
     return sum(r * (features_in + features_out) for features_in, features_out in shapes.values())
 
 
 def router_parameters(shapes: Mapping[str, tuple[int, int]], num_experts: int) -> int:
-    """G over all adapted modules: sum of (2M - 1) in; none when M = 1."""
+    """Number of parameters of G over all adapted modules: sum of (2M - 1) in; 0 if M = 1."""
     return 0 if num_experts == 1 else sum((2 * num_experts - 1) * features_in for features_in, _ in shapes.values())
 
 
@@ -125,17 +125,17 @@ def estimate_method(
     Args:
         name: of the method.
         method: with its head policy.
-        adapter: the common start.
-        cards: client -> what is known of it.
-        participation: which clients take part in a step.
+        adapter: adapter that all clients start from.
+        cards: client -> its card.
+        participation: rule for the clients that take part in a step.
         seed: root seed of the run.
-        num_experts: groups that the made-up warm-ups fall into.
-        seconds_per_row: of one training step, per row; a pass forward takes a third of it.
-        seconds_per_test_row: of scoring, per row; None: a pass forward. Writing answers takes longer.
-        done: first steps of the methods that were estimated before; this method's are added.
-        schedule: when a step ends; None waits for all.
-        filters: what models and updates pass on their way.
-        sums: how updates are summed securely; None: they are not.
+        num_experts: number of groups of equal made-up warm-ups.
+        seconds_per_row: time to train one row; a forward pass takes a third of it.
+        seconds_per_test_row: time to score one row, longer for generation; None: that of a forward pass.
+        done: first steps of methods that were estimated before; those of this method are added.
+        schedule: rule for the end of a step; None waits for all clients.
+        filters: applied to models and updates.
+        sums: rules of secure sums; None without them.
     """
     done = set() if done is None else done
     memories = Memories()

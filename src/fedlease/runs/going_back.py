@@ -1,4 +1,4 @@
-"""An earlier round of a run made its last one again, with or without some of the clients."""
+"""Return of a run to an earlier round, with or without some of the clients."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,38 +26,38 @@ __all__ = ["go_back"]
 TOLD_APART = (
     "fedit", "feddpa", "fedlease", "fedlease-plus", "fedprox", "fedsa-lora", "ffa-lora", "ifca", "local", "rolora",
 )  # fmt: skip
-"""Methods whose state says what is whose; others sum over clients, or cut a tree of them."""
+"""Methods whose state keeps clients apart, so that one can be removed; others sum over clients, or build a tree."""
 
 
 def go_back(out: Path, to: int, without: Sequence[ClientId] = (), data: object = None) -> None:
-    """Takes a run back to where a round was about to begin; the caller has the lock and then goes on with it.
+    """Takes a run back to the start of a round; the caller holds the lock, and resumes the run afterwards.
 
-    Round 0 is the warm-up, so that with it nothing is left of what came back from clients. A later round needs that the
-    run kept the step before it (``checkpoints``). A baseline that has not kept it begins anew, and so does one whose
-    state does not tell what is whose.
+    Round 0 is the warm-up, which removes all updates of clients. For a later round, the run must have kept the step
+    before it (``checkpoints``). A baseline restarts if it has not kept this step, or if clients are removed and its
+    state does not keep them apart.
 
     Args:
-        out: a run folder, of a run that is finished or not.
-        to: the first round that is made again.
+        out: run folder, of a finished or unfinished run.
+        to: first round to repeat.
         without: clients that take no part from then on.
-        data: the rows that the run began with, where they were in memory.
+        data: the rows with which the run started, if they were in memory.
 
     Raises:
-        ConfigError: no such client, or nobody is left.
-        RunFolderError: the step is not kept, the run is damaged, or its clients are on other machines.
+        ConfigError: a client does not exist, or no client would be left.
+        RunFolderError: the step was not kept, the run is damaged, or its clients are on other machines.
     """
     settings, known = read_settings(out), read_clients(out)
-    faults = [f"--without: {c!r} is no client of {out}{nearest(c, known)}" for c in without if c not in known]
+    faults = [f"--without: {c!r} is not a client of {out}{nearest(c, known)}" for c in without if c not in known]
     if not faults and not {*known}.difference(without):
         faults.append("--without: names every client, and a run needs at least one")
     if faults:
         raise ConfigError(faults)
     steps = dict(_steps(out, settings, to, without))
     if without:
-        rows_of_run(out, settings, data)  # those that the run began with
+        rows_of_run(out, settings, data)  # checks that they are the rows with which the run started
     for name in (settings.method, *settings.baselines):
         files = method_files(out, settings, name)
-        # First, so that the run is unfinished and goes on, wherever this is interrupted.
+        # Results are removed first, so that the run counts as unfinished even if this is interrupted.
         for result in (*RESULT, "report.html"):
             (files.folder / result).unlink(missing_ok=True)
     if without:
@@ -75,31 +75,31 @@ def go_back(out: Path, to: int, without: Sequence[ClientId] = (), data: object =
 
 
 def _steps(out: Path, settings: Settings, to: int, without: Sequence[ClientId]) -> Iterator[tuple[str, Saved | None]]:
-    """Method -> the step that it goes back to; None to begin anew."""
+    """Yields every method with the step to which it returns, or None if it restarts."""
     for name in (settings.method, *settings.baselines):
         checkpoint = Checkpoint(method_files(out, settings, name).folder, settings.checkpoints)
         last, earlier = checkpoint.load(), checkpoint.earlier()
         if last is not None and any(ELSEWHERE in slots for slots in last.private.values()):
             raise RunFolderError(
-                f"{out}: its clients trained on their own machines, which keep a part of their models; begin anew in "
-                "another folder, with data.without for clients that are to take no part"
+                f"{out}: its clients trained on their own machines, which keep a part of their models; start again in "
+                "another folder, with data.without for clients that must not take part"
             )
         apart = name in TOLD_APART or not without
         if to and name == settings.method and not apart:
             raise ConfigError(
-                f"--to: must be 0 with --without for {name}, whose state is of all clients, received {to}"
+                f"--to: must be 0 with --without for {name}, whose state does not keep clients apart, received {to}"
             )
         if to and name == settings.method and to not in earlier:
-            kept = f"rounds {', '.join(map(str, sorted(earlier)))} can be" if earlier else "none is kept"
+            kept = f"only to rounds {', '.join(map(str, sorted(earlier)))}" if earlier else "as no round was kept"
             raise RunFolderError(
-                f"{out}: round {to} cannot be gone back to, {kept} (checkpoints = {settings.checkpoints}); --to 0 "
-                "begins with the warm-up again"
+                f"{out}: the run cannot go back to round {to}, {kept} (checkpoints = {settings.checkpoints}); --to 0 "
+                "starts with the warm-up again"
             )
         yield name, earlier.get(to) if to and apart else None
 
 
 def _reduced(saved: Saved, without: Collection[ClientId]) -> Saved:
-    """A step without some clients."""
+    """The saved step without some clients."""
 
     def rest(own: Mapping[ClientId, Any]) -> dict[ClientId, Any]:
         return {client: value for client, value in own.items() if client not in without}
@@ -114,7 +114,7 @@ def _leave_out(out: Path, settings: Settings, without: Sequence[ClientId], data:
     left = resolve(base=settings, overrides={"data.without": [*dict.fromkeys((*settings.data.without, *without))]})
     federation, files = rows_of(left, data), RunFiles(out)
     environment = read_environment(out)
-    note = f"left out after the run had begun: {listed(without, 5)}"
+    note = f"left out after the start of the run: {listed(without, 5)}"
     changed = environment.model_copy(
         update={
             "data_fingerprint": federation.fingerprint(),

@@ -1,4 +1,4 @@
-"""The heads that clients start from, for whoever knows labels and no rows: a server, and the reader of a run folder."""
+"""Initial heads of clients whose labels are known but not their rows: for a server, or from a run folder."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -11,20 +11,20 @@ __all__ = ["Heads"]
 
 
 class Labelled(Protocol):
-    """Whatever is known of a client, its labels with it."""
+    """Information about a client that includes its labels."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Its own label list."""
+        """The client's labels."""
         ...
 
 
 class Heads(dict[ClientId, Head]):
-    """Client -> initial head, drawn on first use, so that late clients have one too.
+    """Client -> initial head, made on first use, so that late clients have one too.
 
     Args:
         loaded: the base model.
-        clients: those with a head, also such as are added later.
+        clients: client -> its labels; clients may be added later.
     """
 
     def __init__(self, loaded: Loaded, clients: Mapping[ClientId, Labelled]) -> None:

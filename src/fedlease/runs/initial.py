@@ -1,4 +1,4 @@
-"""Settings for files that nobody has described yet: looks at the files, reads them whole, and writes a YAML file."""
+"""Guesses of settings for files without any: reads the files and writes a YAML file (``fedlease init``)."""
 
 import importlib.util
 import re
@@ -29,21 +29,21 @@ from fedlease.runs.initial_text import settings_text
 __all__ = ["Understood", "understand", "write_settings"]
 
 FILES = 5
-"""Files of a folder from which columns are guessed, taken evenly from all."""
+"""Number of files of a folder from which columns are guessed, spread evenly over all files."""
 
 PATTERN = re.compile(r"[*?\[]")
-"""Marks of a pattern of file names."""
+"""Characters that make a file name a pattern."""
 SPLIT = re.compile(r"(train|test|valid|validation|val|dev)(-\d+-of-\d+)?", re.IGNORECASE)
 
 LENGTHS: Mapping[RowKind, tuple[int, ...]] = dict.fromkeys(EVERY_KIND, (64, 128, 256)) | {"responses": (256, 512, 1024)}
-"""Tokens to which rows are cut, of which encoders read few."""
+"""Kind of rows -> possible values of ``data.max_tokens``."""
 CHARACTERS = 3
-"""Characters of a token, roughly and rather few."""
+"""Characters per token, a low estimate."""
 LONG = 0.95
-"""Share of rows that are not cut."""
+"""Share of rows that must not be cut."""
 
 METRIC = "macro_f1"
-"""The headline where labels are uneven."""
+"""The headline metric for uneven labels."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,18 @@ class Understood:
     """The interpretation of files.
 
     Attributes:
-        settings: resolved; their rows have been read.
-        text: the YAML file.
-        columns: key of ``data.columns`` -> column, and from what it was guessed or that it was stated.
-        task_why: from what the task was guessed.
-        metric_why: why the metric was chosen; empty where it was not.
-        by_label: client -> label -> train and test rows; without labels, for generation, empty.
-        scales: client -> mean and deviation of the numbers of its train rows; None where rows have none.
-        train_rows: client -> rows, and likewise ``test_rows``.
-        notes: of the data.
-        skipped: client -> why it takes no part.
-        needed: command that installs the model's package; empty where it is there.
+        settings: resolved settings, with which the rows were read.
+        text: content of the YAML file.
+        columns: key of ``data.columns`` -> column, and the reason for the guess, or ``stated``.
+        task_why: reason for the guessed task.
+        metric_why: reason for the guessed metric; empty if it was not guessed.
+        by_label: client -> label -> number of train and of test rows; empty for generation.
+        scales: client -> mean and standard deviation of the numbers in its train rows; None without numbers.
+        train_rows: client -> number of train rows.
+        test_rows: client -> number of test rows.
+        notes: about the data, one sentence each.
+        skipped: client -> the reason why it takes no part.
+        needed: command that installs the model's package; empty if it is installed.
     """
 
     settings: Settings
@@ -83,21 +84,21 @@ def understand(path: Path, changes: Sequence[str] = (), name: str = "federation.
 
     Args:
         path: a folder with a folder or a file per client, or one file with a client column.
-        changes: ``key=value`` words, which go before any guess.
+        changes: ``key=value`` words, which override guesses.
         name: of the YAML file, for the commands in it.
 
     Raises:
-        DataError: the files cannot be read, or a column cannot be told; every fault that was found.
-        ConfigError: the changes are no settings.
+        DataError: the files cannot be read, or a column cannot be guessed; the message has all faults.
+        ConfigError: the changes are not valid settings.
     """
     said, faults = parse_overrides(changes, {*setting_names(Settings, text=True)})
     if faults:
         raise ConfigError(faults)
     if "data.path" in said:
-        raise ConfigError("data.path: is what init is given; leave one of them out")
+        raise ConfigError("data.path: init already has a path as its argument; leave one of them out")
     stated = unfold(said)
     mine = stated.get("data", {}) if isinstance(stated.get("data", {}), Mapping) else {}
-    # Stated settings must be sound before anything is read.
+    # Stated settings are checked before anything is read.
     form = Form.of(resolve(base=Settings(), overrides=merge(said, {"data.path": str(path)})).data)
     guess = _guess(path, stated.get("task"), mine, form)
     task = stated.get("task") or next(iter(tasks_reading(guess.kind)))
@@ -152,10 +153,10 @@ def write_settings(understood: Understood, out: Path, *, force: bool) -> None:
 
 
 def check_out(out: Path, *, force: bool) -> None:
-    """Refuses to replace a file, or to write into a folder.
+    """Refuses to replace a file, or to write to a folder.
 
     Raises:
-        ConfigError: it is there.
+        ConfigError: ``out`` is a folder, or exists without ``force``.
     """
     if out.is_dir():
         raise ConfigError(f"out: {out} is a folder; name a file such as {out / 'federation.yaml'}")
@@ -164,8 +165,8 @@ def check_out(out: Path, *, force: bool) -> None:
 
 
 def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
-    """The roles of the columns, judged by some of the files."""
-    faults = Faults(Dropped())  # Rows that cannot be used are reported, or dropped, once all of them are read.
+    """Guesses the roles of the columns from some of the files."""
+    faults = Faults(Dropped())  # unusable rows are reported, or dropped, later, when all rows are read
     try:
         every = _files(path)
     except (OSError, ValueError) as error:
@@ -180,15 +181,15 @@ def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
     if not tables:
         if not files:
             raise DataError(
-                f"init: {str(path)!r} holds no files of rows ({', '.join(SUFFIXES)}), neither in itself nor one folder "
-                "below"
+                f"init: {str(path)!r} has no files with rows ({', '.join(SUFFIXES)}), neither directly nor in its "
+                "folders"
             )
         faults = Faults()
         for file in files:
             read_table(file, faults, form=form)
         faults.check()
         raise DataError(f"init: {quoted(list(map(str, files)), FILES)} have no rows")
-    # Columns of files with other columns than the first, such as a list of sites beside the rows, are not mixed in.
+    # Files without any column of the first one, such as a list of sites, are left out.
     alike = [table for table in tables if {*table.columns} & {*tables[0].columns}]
     clients = _together(path, every) and mine.get("partition", "natural") == "natural"
     return guess_columns(alike, clients=clients, stated=_stated_columns(mine), kind=kind)
@@ -200,7 +201,7 @@ def _stated_columns(mine: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, those of a folder and of the folders in it, or those that a pattern names."""
+    """The file itself, the files of a folder and of its folders, or the files that match a pattern."""
     if not path.exists() and not (PATTERN.search(path.name) and path.parent.is_dir()):
         raise DataError(f"init: {str(path)!r} does not exist")
     if path.is_file():
@@ -214,7 +215,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _together(path: Path, files: Sequence[Path]) -> bool:
-    """Whether files hold the rows of all clients: one alone, or splits and their pieces as the hub has them."""
+    """Whether files hold the rows of all clients: a single file, or splits and their shards as on the hub."""
     places = {file.parent for file in files}
     if len(files) == 1:
         return places <= {path, path.parent}
@@ -223,7 +224,7 @@ def _together(path: Path, files: Sequence[Path]) -> bool:
 
 
 def _length(federation: Federation, mine: Mapping[str, Any], kind: RowKind) -> dict[str, int]:
-    """``max_tokens`` from the lengths of the texts; {} where it is stated."""
+    """``max_tokens`` guessed from the lengths of the texts; {} if it is stated."""
     if "max_tokens" in mine:
         return {}
     every = sorted(length for client in federation for length in _characters(client)) or [0]

@@ -15,13 +15,13 @@ __all__ = ["settings_text"]
 
 MORE = {
     "warmup.epochs": "passes over each client's rows before clients are grouped",
-    "rounds": "rounds after that, in which clients of a group share what they learn",
+    "rounds": "rounds after that, in which the clients of a group share an adapter",
     "train.lr": "learning rate",
     "train.batch_size": "rows per step",
-    "lora.r": "rank of an adapter: more learns more and sends more",
-    "seed": "the one root of every random choice",
+    "lora.r": "rank of an adapter: a higher one learns more and sends more",
+    "seed": "seed of every random choice",
 }
-"""Settings that are named with their defaults at the end of the file."""
+"""Settings that are listed with their defaults at the end of the file."""
 
 MODELS = {
     "minilm": "A small sentence encoder for English that comes as a package. A folder or a hub id of any other model "
@@ -38,44 +38,45 @@ def settings_text(
     """The text of the file.
 
     Args:
-        content: the settings that it states.
-        settings: the same, resolved.
-        guess: what the columns hold, and why.
-        federation: what the files hold.
+        content: the settings in the file.
+        settings: the same settings, resolved.
+        guess: roles of the columns, with reasons.
+        federation: the rows.
         name: of the file, for the commands in it.
-        skew: how uneven labels are; empty where they are not.
+        skew: describes uneven labels; empty if they are even.
     """
     rows = [sum(len(client.splits[split]) for client in federation) for split in ("train", "test")]
     labels = sorted({label for client in federation for label in client.labels})
     known = f", {counted(len(labels), 'label')}" if labels else ""
     data = settings.data
     comments = {
-        "task": f"Of {', '.join(known_tasks())}: {guess.why.get('task', 'as stated')}.",
+        "task": f"One of {', '.join(known_tasks())}: {guess.why.get('task', 'as stated')}.",
         "model": MODELS.get(settings.model, ""),
-        "metric": f"The headline. Accuracy hardly notices rare labels; macro F1 counts all labels the same: {skew}.",
-        "baselines": "Every client alone: what it gains by joining is told against that. fedit, one adapter for all, "
-        "is another.",
-        "data.path": "As seen from the folder in which fedlease is called.",
-        "data.label_separator": "Stands between the labels of a row.",
-        "data.columns": "Names of your columns, and from what they were guessed.",
-        "data.bad_rows": "Rows that cannot be used are left out and counted, or stop the run (refuse).",
+        "metric": "The headline metric. Accuracy hardly shows rare labels; macro F1 gives all labels the same weight: "
+        f"{skew}.",
+        "baselines": "local trains every client alone; gains from joining are measured against it. Another baseline is "
+        "fedit, one adapter for all.",
+        "data.path": "Relative to the folder in which fedlease is called.",
+        "data.label_separator": "Separates the labels of a row.",
+        "data.columns": "Names of your columns, and the reasons for the guesses.",
+        "data.bad_rows": "Unusable rows are left out and counted (drop), or stop the run (refuse).",
         "data.max_tokens": f"Longer rows are cut; `fedlease check {name}` counts them.",
         **{f"data.columns.{key}": why for key, why in guess.why.items()},
     }
     if rows[1] and data.source == "folder":
-        comments["data.path"] += f" Where a client brings no test rows, {data.test_fraction:g} of its rows are held out"
-        comments["data.path"] += " for test (test_fraction)."
+        comments["data.path"] += f" For a client without test rows, {data.test_fraction:g} of its rows are held out for"
+        comments["data.path"] += " testing (test_fraction)."
     defaults = settings.model_dump(mode="json")
     lines = [
         f"# Written by `fedlease init {printable(str(data.path))}`: {counted(len(federation), 'client')}{known}, "
         f"{rows[0]:,} train and {rows[1]:,} test rows.",
         "#",
-        f"#   fedlease check {name}    reads everything; estimates time, memory and bytes",
+        f"#   fedlease check {name}    reads all rows, and estimates time, memory and bytes",
         f"#   fedlease run {name}      trains, and writes a run folder with report.html",
         "",
         *_lines(content, comments),
         "",
-        "# What is often changed, as it is now; `fedlease settings` has all settings, `fedlease settings WORD` some:",
+        "# Often changed, with their current values; `fedlease settings` lists all, `fedlease settings WORD` some:",
         *(f"# {key}: {_at(defaults, key)}    # {words}" for key, words in MORE.items() if _at(content, key) is None),
     ]
     return "\n".join(lines) + "\n"

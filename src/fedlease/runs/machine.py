@@ -12,10 +12,10 @@ __all__ = ["resolve_machine", "resolve_paths", "usable_device"]
 
 
 def resolve_machine(settings: Settings) -> Settings:
-    """Resolves what depends on the machine: threads, device, absolute paths of data and model.
+    """Resolves the settings that depend on the machine: threads, device, absolute paths of data and model.
 
     Raises:
-        ConfigError: the device is not one of this machine, or the rows or the model have no usable path.
+        ConfigError: this machine does not have the device, or the path of the rows or the model is unusable.
     """
     threads, device = resolved_threads(settings.threads), usable_device(settings.device)
     return resolve_paths(settings.model_copy(update={"threads": threads, "device": device}))
@@ -25,7 +25,7 @@ def resolve_paths(settings: Settings) -> Settings:
     """Makes the paths of data and model absolute.
 
     Raises:
-        ConfigError: one cannot be used as a path.
+        ConfigError: a path is unusable.
     """
     data = settings.data
     if data.path is not None:
@@ -40,17 +40,17 @@ def resolve_paths(settings: Settings) -> Settings:
 def _absolute(key: str, path: str | Path) -> Path:
     try:
         return Path(path).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a user that is not there, NUL
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a NUL character
         raise ConfigError(f"{key}: {str(path)!r} cannot be used as a path: {error}") from error
 
 
 def usable_device(device: str) -> str:
-    """The device meant by ``device``; ``auto`` takes an accelerator where there is one.
+    """The device to use; ``auto`` is a GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: it is not one of this machine.
+        ConfigError: this machine does not have the device.
     """
-    import torch  # here, so that rows are read, and their faults reported, without it
+    import torch  # here, so that rows can be read, and their faults reported, without torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""The methods of a run, one after another, into its folder: the server's side, wherever the clients are."""
+"""The server's side of a run: runs the methods one after another and writes the run folder, for any transport."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,12 +46,12 @@ class RunInputs:
     """Inputs of the server's side of a run.
 
     Attributes:
-        loaded: settings, base model and the common start.
-        cards: client -> what is known of it; the transport adds clients that come late.
-        warnings: of the data.
+        loaded: settings, base model and initial adapter.
+        cards: client -> its card; the transport adds late clients.
+        warnings: about the data, one sentence each.
         heads: client -> initial head.
-        channel: gives a method's channel to its clients; the listener receives their progress.
-        skipped: client -> why it takes no part.
+        channel: function of a method's name and a listener for its progress, which returns the channel to its clients.
+        skipped: client -> the reason why it takes no part.
     """
 
     loaded: Loaded
@@ -65,19 +65,19 @@ class RunInputs:
 def run_methods(
     out: Path, inputs: RunInputs, listeners: Sequence[Listener] = (), *, resumed: bool
 ) -> dict[str, Summary]:
-    """Runs the method and its baselines from where they stand, and writes the report.
+    """Runs the method and its baselines from their last steps to the end, and writes the report.
 
     Args:
-        out: run folder, begun by :func:`fedlease.storage.run_folder.start_run`.
-        inputs: what the server's side of the run needs.
+        out: run folder, made by :func:`fedlease.storage.run_folder.start_run`.
+        inputs: of the server's side of the run.
         listeners: receive every event.
-        resumed: whether the run was begun before.
+        resumed: whether the run was started before.
 
     Returns:
         Method -> its result, the main method first.
 
     Raises:
-        RunFailedError: the run cannot go on; it goes on from its last step when it is resumed.
+        RunFailedError: the run cannot continue; resuming it starts from its last step.
     """
     settings = inputs.loaded.settings
     before = read_environment(out).continued
@@ -107,9 +107,9 @@ def run_methods(
 
 
 def finished(out: Path, settings: Settings) -> dict[str, Summary] | None:
-    """The summaries of a run that is over; None if a method's result is not complete.
+    """The summaries of a finished run; None if a method has no complete result.
 
-    A run that ended between its last result and its report gets the verdict and the report.
+    If the run was stopped between its last result and its report, the verdict and the report are written now.
 
     Raises:
         RunFolderError: a result is damaged.
@@ -121,7 +121,7 @@ def finished(out: Path, settings: Settings) -> dict[str, Summary] | None:
         if summary is None:
             return None
         summaries[name] = summary
-    # A folder of a client's own model, which a node writes, has neither rounds nor a report.
+    # A folder with a client's own model, written by a node, has neither rounds nor a report.
     if (out / "state").is_dir() and not (out / "report.html").is_file():
         return _concluded(out, settings, summaries)
     return summaries
@@ -139,7 +139,7 @@ def _concluded(out: Path, settings: Settings, summaries: Mapping[str, Summary]) 
 
 
 def _trail(out: Path, settings: Settings, *, resumed: bool) -> Trail:
-    """The run's audit trail, with a line on this beginning."""
+    """The run's audit trail, with a line about this start."""
     trail, environment = Trail.of(out), read_environment(out)
     trail.add(
         "began",
@@ -182,12 +182,12 @@ def _method(
     def write(event: Event) -> None:
         if isinstance(event, Allocated):
             write_allocation(files, event.allocation, None, tasks())
-        # Before a checkpoint names them.
+        # Cards are written before a checkpoint refers to their clients.
         if isinstance(event, StepStarted):
             write_cards()
 
     method = build_method(settings, name, inputs.heads)
-    recorded = trail is not None and name != CENTRALISED  # where rows are pooled nothing travels
+    recorded = trail is not None and name != CENTRALISED  # with pooled rows, nothing is sent
     noted: list[Listener] = [partial(decisions, trail)] if trail is not None and recorded else []
     heard = (write, *noted, *listeners)
     channel = inputs.channel(name, lambda event: _tell(heard, event))
@@ -230,7 +230,7 @@ def _method(
 
 
 def bounds_of(settings: Settings, method: str) -> Bounds:
-    """The checks of updates; none if rows are pooled and nobody sends any."""
+    """The rules for updates; no rules for pooled rows, where no updates are sent."""
     given, train = settings.bounds, settings.train
     if method == CENTRALISED:
         return Bounds()

@@ -1,4 +1,4 @@
-"""The one start-up: from settings, or a run folder, to rows, base model, tokenizer, adapter and heads."""
+"""The start-up that all commands share: from settings or a run folder to rows, base model, adapter and heads."""
 
 import tempfile
 from collections.abc import Mapping
@@ -54,18 +54,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base model ready for the clients of a run; made by :func:`load_run`.
+    """A base model that is ready for the clients of a run; made by :func:`load_run`.
 
     Attributes:
-        settings: with the model's revision resolved, and lengths that it can read.
-        source: of the model; the folder of a base that was made for a new run is gone.
+        settings: with the model's revision resolved, and lengths that the model can read.
+        source: of the model; if the base was made for a new run, its folder no longer exists.
         base: the model.
-        tokenizer: the model's.
-        device: where it computes.
+        tokenizer: of the model.
+        device: of the computation.
         shapes: adapted module -> (in features, out features).
-        made: the files of a base that exists nowhere else, by name; a new run stores them in its folder.
-        notes: what of a preset gave way to the model, and what is worth knowing of its weights.
-        chosen: setting that was ``auto`` -> what it became and why.
+        made: files of a base that was made for this run, by name; a new run stores them in its folder.
+        notes: sentences about settings of a preset that were adjusted to the model, and about its weights.
+        chosen: setting that was ``auto`` -> its value and the reason.
     """
 
     settings: Settings
@@ -80,12 +80,12 @@ class Loaded:
 
     @cached_property
     def base_files(self) -> Mapping[str, str]:
-        """SHA-256 of every file that the base was read from, by name."""
+        """Name -> SHA-256, for every file from which the base was read."""
         return {name: digest(blob) for name, blob in self.made.items()} or file_prints(self.source)
 
     @cached_property
     def resident(self) -> ResidentModel:
-        """The base, in which one client's adapter and head at a time are put in place."""
+        """The base model, into which one client's adapter and head at a time are loaded."""
         settings, task = self.settings, make_task(self.settings)
         autocast = autocast_of(settings)
         exact, skips = settings.deterministic, settings.base.skip_unread is True
@@ -98,16 +98,16 @@ class Loaded:
         return initial_adapter(self.shapes, r=lora.largest, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
 
     def with_settings(self, chosen: Mapping[str, str], **changes: Any) -> "Loaded":
-        """The same model and what has been made of it, under settings that change neither; ``chosen`` says why."""
+        """A copy with some settings changed that do not affect the model; ``chosen`` has the reasons."""
         settings = self.settings.model_copy(update=changes)
         found = replace(self, settings=settings, chosen={**self.chosen, **chosen})
-        # A second resident model would build every head anew.
+        # The computed properties are kept: a second resident model would have to make every head again.
         made = ("base_files", "resident", "adapter")
         vars(found).update({name: value for name, value in vars(self).items() if name in made})
         return found
 
     def head(self, labels: tuple[str, ...]) -> Head:
-        """The head that a client with these labels starts from; equal numbers of labels share their tensors."""
+        """The initial head of a client with these labels; heads with equally many labels share their tensors."""
         count = len(labels)
         if count not in self._initial:
             self._initial[count] = initial_head(self.resident.head_modules(count), self.settings.seed)
@@ -121,7 +121,7 @@ class Loaded:
         """A client with its rows tokenised.
 
         Raises:
-            DataError: rows that the model cannot take.
+            DataError: the model cannot take some rows.
         """
         encoded, faults = list[Encoded](), Faults()
         chosen_by = (data.valid,) if self.settings.early_stopping.patience is not None and data.valid else ()
@@ -141,9 +141,9 @@ class Prepared:
     Attributes:
         loaded: settings, base model and the adapter that all clients start from.
         federation: the rows.
-        clients: id -> its rows, tokenised.
+        clients: client -> its rows, tokenised.
         heads: client -> initial head.
-        warnings: of the data, of the base model, and of the tokeniser.
+        warnings: about the data, the base model and the tokenizer, one sentence each.
     """
 
     loaded: Loaded
@@ -161,14 +161,14 @@ def prepare(
     Args:
         settings: with threads and device resolved.
         out: folder of a run that is resumed; None for a new run.
-        data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
-        rows: of a new run, where they have been read already.
+        data: rows in memory, as for :func:`fedlease.data.load.load_federation`.
+        rows: of a new run, if they have been read already.
 
     Raises:
-        ModelError: the model cannot be had, or the adapter does not fit it.
-        ConfigError: rows may be longer than the model can read, or the device is not one of this machine.
-        DataError: rows that cannot be read, or that the model cannot take.
-        RunFolderError: the rows or the base model are no longer those that the run began with.
+        ModelError: the model cannot be loaded, or the adapter does not fit it.
+        ConfigError: rows may be longer than the model can read, or this machine does not have the device.
+        DataError: some rows cannot be read, or the model cannot take them.
+        RunFolderError: the rows or the base model are no longer those with which the run started.
     """
     if rows is None:
         rows = rows_of(settings, data) if out is None else rows_of_run(out, settings, data)
@@ -180,7 +180,7 @@ def prepared(federation: Federation, loaded: Loaded) -> Prepared:
 
     Raises:
         ModelError: the adapter does not fit the model.
-        DataError: rows that the model cannot take.
+        DataError: the model cannot take some rows.
     """
     settings = loaded.settings
     torch.set_num_threads(settings.num_threads)
@@ -203,7 +203,7 @@ def _without_valid(federation: Federation) -> list[str]:
     without = [rows.id for rows in federation if not rows.valid]
     if not without or len(without) == len(federation):
         return []
-    return [f"early stopping looks at the others alone: no validation rows have {listed(without)}"]
+    return [f"early stopping ignores clients without validation rows: {listed(without)}"]
 
 
 def load_run(settings: Settings, out: Path | None = None) -> Loaded:
@@ -215,9 +215,9 @@ def load_run(settings: Settings, out: Path | None = None) -> Loaded:
             for the same seed.
 
     Raises:
-        ModelError: it cannot be had, the adapter does not fit it, or its head reads what is to be left out.
-        ConfigError: rows may be longer than it can read, or the device is not one of this machine.
-        RunFolderError: it is no longer the one that the run was trained on.
+        ModelError: it cannot be loaded, the adapter does not fit it, or its head reads tokens that should be skipped.
+        ConfigError: rows may be longer than it can read, or this machine does not have the device.
+        RunFolderError: it is no longer the model that the run was trained on.
     """
     device = usable_device(settings.device)
     with tempfile.TemporaryDirectory() as scratch:
@@ -251,11 +251,12 @@ def base_of_run(out: Path, settings: Settings, *, weights: bool = True) -> Model
     Args:
         out: run folder.
         settings: of the run.
-        weights: False compares configuration and tokenizer alone, unless the base is in the run folder.
+        weights: whether to compare weights too, besides configuration and tokenizer; a base in the run folder is always
+            compared completely.
 
     Raises:
         RunFolderError: it has changed, or the run folder is damaged.
-        ModelError: it cannot be had.
+        ModelError: it cannot be found.
     """
     inside = RunFiles(out).digests("base")
     source = _located(settings, out / "base")
@@ -268,7 +269,7 @@ def _located(settings: Settings, made: Path) -> ModelSource:
 
 
 def autocast_of(settings: Settings) -> torch.dtype | None:
-    """The type of the products of a base that is not float32."""
+    """The dtype of matrix products if the base is not float32, else None."""
     return torch.bfloat16 if settings.dtype == "bfloat16" else None
 
 
@@ -285,7 +286,7 @@ def stopping_of(settings: Settings) -> EarlyStopping:
 
 
 def optimiser_of(settings: Settings) -> Optimiser:
-    """The training settings as the local step takes them."""
+    """The settings of local training."""
     return Optimiser(
         lr=settings.train.lr,
         weight_decay=settings.train.weight_decay,

@@ -1,4 +1,4 @@
-"""Refusals before anything is trained, because settings and clients do not fit each other."""
+"""Checks before any training that settings and clients fit together."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -22,7 +22,7 @@ from fedlease.server.schedule import make_schedule
 __all__ = ["check_fit"]
 
 SHOWN = 5
-"""Number of clients of one label list up to which they are named."""
+"""Most clients with one label list that are named."""
 
 
 def check_fit(
@@ -31,19 +31,18 @@ def check_fit(
     cards: Mapping[ClientId, ClientCard],
     others: Collection[ClientId] | None = (),
 ) -> None:
-    """Checks that every step can have its quorum, that heads can be shared, that every client has a rank, and that
-    every method can begin.
+    """Checks that every step can have its quorum, heads can be shared, and every method can start.
+
+    Under differential privacy, it also computes the noise of every client, so that a run fails before it starts.
 
     Args:
-        loaded: settings of the run and the common start.
+        loaded: settings of the run and initial adapter.
         heads: client -> initial head.
-        cards: of all clients.
-        others: clients that take no part, which settings may name; None where any may come later.
-
-    Under differential privacy the noise of every client is found here, before anything else begins.
+        cards: client -> its card, for all clients.
+        others: clients that take no part, which settings may name; None if any client may come later.
 
     Raises:
-        ConfigError: every way in which they do not fit.
+        ConfigError: settings and clients do not fit together; the message has all faults.
     """
     settings, adapter = loaded.settings, loaded.adapter
     weights = {client: card.weight for client, card in sorted(cards.items()) if card.weight}
@@ -79,21 +78,21 @@ def check_fit(
 
 
 def _schedule_fault(settings: Settings) -> str:
-    """Why a round could be closed too early to be used; empty where none is."""
+    """The reason why rounds would end with too few updates; empty if they would not."""
     replies, needed = settings.schedule.replies, settings.min_clients
     if make_schedule(*settings.schedule.values()).closes(1, needed - 1):
-        return f"schedule.replies: {replies} usable updates close a round, min_clients asks for {needed}"
+        return f"schedule.replies: {replies} usable updates close a round, but min_clients asks for {needed}"
     return ""
 
 
 def _lists_fault(
     name: str, method: Method, loaded: Loaded, heads: Mapping[ClientId, Head], clients: Sequence[ClientId]
 ) -> str:
-    """Why the heads of a method's groups cannot be averaged; empty where they can.
+    """The reason why the heads of a method's groups cannot be averaged; empty if they can.
 
-    A group that a method has yet to find may have any clients, so all of them need one label list.
+    If groups are not known yet, any clients may be in one, so that all need the same label list.
     """
-    # The method without its heads, with which it would raise at the first group.
+    # This is the method without heads, since the one with heads would raise at the first group.
     state = method.init(loaded.adapter, dict.fromkeys(clients, 1), loaded.settings.seed)
     groups: dict[object, dict[tuple[str, ...], list[ClientId]]] = {}
     for client in clients:
@@ -106,8 +105,8 @@ def _lists_fault(
         return ""
     found = "; ".join(f"{_named(alike)}: {', '.join(labels)}" for labels, alike in lists.items())
     return (
-        f"head: 'shared' needs equal label lists within a group, and the clients that {name} may put into one have "
-        f"several ({found}); data.labels gives files of your own one list, head=local shares none"
+        f"head: 'shared' needs equal label lists within a group, and the clients that {name} may put into one group "
+        f"have several ({found}); data.labels can set one list for your files, and head=local shares no heads"
     )
 
 

@@ -1,4 +1,4 @@
-"""Differential privacy of a run: how much its methods ask of a client, and the terms that follow from it."""
+"""Differential privacy of a run: the number of passes that its methods need, and the terms that follow from it."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -29,13 +29,13 @@ from fedlease.server.transport import Channel, Transport
 __all__ = ["card_of", "passes_of", "privacy_notes", "terms_of", "trainer_of"]
 
 PLAYERS = 8
-"""Made-up clients of the rounds that are played to count what they ask for."""
+"""Number of made-up clients with which rounds are played to count passes."""
 
 MANY = 1000
-"""Train rows of each: enough for whatever a method does with rows."""
+"""Number of train rows of each made-up client, enough for any method."""
 
 LOUD = 0.5
-"""Share of the largest possible sum of gradients from which the noise of all steps is reported."""
+"""Length of the noise of all steps, as a share of the longest sum of gradients, above which it is reported."""
 
 
 @dataclass
@@ -43,9 +43,9 @@ class _Counting:
     """A transport that counts the passes that every client is asked for.
 
     Attributes:
-        transport: replies.
-        passes: client -> passes that it makes.
-        odd: what of the tasks noise does not cover.
+        transport: replies to requests.
+        passes: client -> passes that it is asked for.
+        odd: parts of tasks that noise does not cover.
     """
 
     transport: Transport
@@ -53,11 +53,11 @@ class _Counting:
     odd: set[str] = field(default_factory=set)
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
-        """Those of the transport."""
+        """The clients of the transport."""
         return self.transport.clients()
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """Counts, then sends."""
+        """Counts the requested passes and sends the requests."""
         for client, request in requests.items():
             if chooses(request):
                 self.odd.add("has clients choose among adapters by their rows")
@@ -66,10 +66,10 @@ class _Counting:
 
 
 def passes_of(settings: Settings) -> dict[str, Amount]:
-    """Method of the run -> the most passes that a client is asked for, in every round that there is.
+    """Method of the run -> the most passes that a client is asked for, if it takes part in every round.
 
     Raises:
-        ConfigError: a method has clients do what noise does not cover.
+        ConfigError: a method asks clients for something that noise does not cover.
     """
     found, faults = dict[str, Amount](), list[str]()
     for name in (settings.method, *settings.baselines):
@@ -96,14 +96,14 @@ def passes_of(settings: Settings) -> dict[str, Amount]:
 
 
 def terms_of(settings: Settings, *, secret: bool) -> PrivacyTerms | None:
-    """Bounds on what clients' training may tell of their rows; None if the settings ask for none.
+    """The privacy guarantee for clients' rows; None if the settings do not ask for one.
 
     Args:
         settings: of the run.
-        secret: whether noise comes from the operating system, instead of the run's seed.
+        secret: whether noise comes from the operating system rather than the run's seed.
 
     Raises:
-        ConfigError: a method has clients do what noise does not cover, or the accountant is not installed.
+        ConfigError: a method asks clients for something that noise does not cover, or the accountant is not installed.
     """
     given = settings.privacy
     if given.epsilon is None:
@@ -117,19 +117,19 @@ def trainer_of(loaded: Loaded, terms: PrivacyTerms | None) -> Trainer:
     """The trainer of a run's clients.
 
     Raises:
-        ConfigError: gradients of single rows cannot be had of the model.
+        ConfigError: the model does not allow gradients of single rows.
     """
     optimiser = optimiser_of(loaded.settings)
     if terms is None:
         return Trainer(loaded.resident, optimiser)
     if why := unstackable(loaded.resident):
-        raise ConfigError(f"privacy.epsilon: gradients of single rows cannot be had of this model: {why}")
+        raise ConfigError(f"privacy.epsilon: this model does not allow gradients of single rows: {why}")
     private = PrivateTraining(loaded.resident, terms, sorted(loaded.shapes))
     return Trainer(loaded.resident, replace(optimiser, clip_norm=None), private)
 
 
 def privacy_notes(loaded: Loaded, cards: Mapping[ClientId, ClientCard]) -> list[str]:
-    """Plain sentences about clients whose rows are too few for what is asked, and about what noise does not cover."""
+    """Sentences about clients with too few rows for the settings, and about parts that noise does not cover."""
     settings, parameters = loaded.settings, sum(t.numel() for t in loaded.adapter.tensors.values())
     if (terms := terms_of(settings, secret=False)) is None:
         return []
@@ -137,36 +137,36 @@ def privacy_notes(loaded: Loaded, cards: Mapping[ClientId, ClientCard]) -> list[
     loose = [client for client, count in sorted(rows.items()) if count and terms.delta * count >= 1]
     if loose:
         notes.append(
-            f"privacy.delta = {terms.delta:g} promises nothing to {listed(loose)}: set it well below one divided "
-            "by its train rows"
+            f"privacy.delta = {terms.delta:g} guarantees nothing to {listed(loose)}: set it well below one divided by "
+            "the number of train rows"
         )
     shares = {c: loudness(terms, count, parameters) for c, count in sorted(rows.items()) if count}
     if loud := [client for client, share in shares.items() if share > LOUD]:
         most = max(shares.values())
         notes.append(
             f"few rows for epsilon {terms.epsilon:g}: the noise of {listed(loud)} is up to {most:.1f} times as long as "
-            "all that its rows can teach; more rows, a larger epsilon or a smaller lora.r help"
+            "the longest possible sum of gradients; more rows, a larger epsilon or a smaller lora.r help"
         )
     if settings.data.labels is None and settings.data.source == "folder" and any(c.labels for c in cards.values()):
-        notes.append("label lists are read from rows and leave as they are; data.labels states them beforehand")
+        notes.append("label lists are read from rows and sent without noise; set data.labels to avoid that")
     return notes
 
 
 def card_of(client: ClientData, settings: Settings) -> ClientCard:
-    """The card of a client; under differential privacy its fingerprint tells nothing of its rows."""
+    """The card of a client; under differential privacy, its fingerprint does not depend on its rows."""
     card = client.card()
     if settings.privacy.epsilon is None:
         return card
-    # With that of its rows whoever guesses a row could see that the guess is right.
+    # With a fingerprint of the rows, a guess of a row could be confirmed.
     return replace(card, fingerprint=digest(f"rows of {client.id}".encode()))
 
 
 def loudness(terms: PrivacyTerms, rows: int, parameters: int) -> float:
     """Expected length of the noise of all steps over all parameters, as a share of the longest sum of gradients.
 
-    It is about 5 sqrt(parameters) / (epsilon rows), whatever the batches and passes: sigma follows them.
+    It is about 5 sqrt(parameters) / (epsilon rows) for any batches and passes, since sigma depends on them.
     """
     steps = terms.planned(rows)
-    halves = 2 * steps.halves  # of either one as many
+    halves = 2 * steps.halves  # equally many on either half
     most = min(terms.batch_size, rows) * steps.whole + min(terms.batch_size, max(1, rows // 2)) * halves
     return terms.noise(rows) * math.sqrt(parameters * (steps.whole + halves)) / most

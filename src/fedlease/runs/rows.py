@@ -1,4 +1,4 @@
-"""The rows of a run: those that its settings name, or those that were in memory, compared with the run's own."""
+"""The rows of a run, from files or memory, and their comparison with those with which the run started."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from fedlease.storage.run_folder import read_clients
 __all__ = ["rows_of", "rows_of_run"]
 
 FEW = 5
-"""Number of clients with other rows up to which they are named."""
+"""Most clients with changed rows that are named."""
 
 
 def rows_of(settings: Settings, data: object = None) -> Federation:
-    """The rows that settings name, or those in memory.
+    """Reads the rows of the settings, or takes those in memory.
 
     Raises:
         DataError: they cannot be read.
@@ -26,15 +26,15 @@ def rows_of(settings: Settings, data: object = None) -> Federation:
 
 
 def rows_of_run(out: Path, settings: Settings, data: object = None) -> Federation:
-    """The rows of a run; where they were in memory, they are needed again.
+    """The rows of a run that was started before; rows in memory must be passed again.
 
     Raises:
         DataError: they cannot be read.
-        RunFolderError: they are no longer those that the run began with, or were in memory and are not given.
+        RunFolderError: they are no longer those with which the run started, or were in memory and are not given.
     """
     if settings.data.source == "memory" and data is None:
         raise RunFolderError(
-            f"{out}: the rows of this run were in memory and are in no file; pass the same ones in Python again, as in "
+            f"{out}: the rows of this run were in memory, not in files; pass the same rows again in Python, as in "
             f"fedlease.resume({str(out)!r}, data=ROWS)"
         )
     federation = rows_of(settings, data)
@@ -42,6 +42,6 @@ def rows_of_run(out: Path, settings: Settings, data: object = None) -> Federatio
         then = {client: card.fingerprint for client, card in read_clients(out).items()}
         now = {rows.id: rows.card().fingerprint for rows in federation}
         other = [client for client in sorted({*then, *now}) if then.get(client) != now.get(client)]
-        whose = f": those of {quoted(other, FEW)} are others" if other else ""
-        raise RunFolderError(f"{out}: the rows have changed since the run began{whose}")
+        whose = f", for {quoted(other, FEW)}" if other else ""
+        raise RunFolderError(f"{out}: the rows have changed since the start of the run{whose}")
     return federation

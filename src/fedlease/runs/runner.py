@@ -62,13 +62,13 @@ def run_settings(
         settings: of the run.
         out: folder to write.
         listeners: receive every event.
-        shared: folder of first steps that other runs may have done; None shares within the run only.
-        data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
-        rows: those of the settings or ``data``, where they have been read already.
-        continue_from: folder of a finished run that this one goes on from, with settings made by
-            :func:`fedlease.runs.continued_settings.continued_settings`; None begins at the start.
-        new_rows: whether the rows may be others than those of ``continue_from``.
-        around: wraps the transport, as an experiment does whose clients lie; None leaves it as it is.
+        shared: folder of first steps that are shared with other runs; None shares them only within the run.
+        data: rows in memory, as for :func:`fedlease.data.load.load_federation`.
+        rows: of the settings or ``data``, if they have been read already.
+        continue_from: folder of a finished run that this one continues, with settings made by
+            :func:`fedlease.runs.continued_settings.continued_settings`; None starts a new run.
+        new_rows: whether the rows may differ from those of ``continue_from``.
+        around: wraps the transport, for experiments with lying clients; None does not.
 
     Returns:
         Method -> its result, the main method first.
@@ -79,9 +79,9 @@ def run_settings(
     """
     check_no_run(out)
     settings = resolve_machine(settings)
-    begin = within_limits(f"the run in {out} was not begun", "make room and run the same again")
+    begin = within_limits(f"the run in {out} was not started", "make room and run the same command again")
     with begin, ExitStack() as stack:
-        # Nothing is written to ``out`` before everything that can be checked is sound.
+        # Nothing is written to ``out`` before all checks have passed.
         origin = None if continue_from is None else read_origin(continue_from, settings)
         if origin is None:
             prepared = prepare(settings, data=data, rows=rows)
@@ -119,23 +119,24 @@ def resume(
     without: Sequence[ClientId] = (),
     around: Around | None = None,
 ) -> dict[str, Summary]:
-    """Continues a run from its last complete step; a finished run is left as it is, unless it is to go back.
+    """Continues a run from its last complete step; a finished run does not change, unless it must go back.
 
     Args:
-        out: a run folder.
+        out: run folder.
         listeners: receive every event.
         shared: as for :func:`run_settings`.
-        data: the rows that the run began with, where they were in memory.
-        to: the first round that is made again, 0 for the warm-up, see :func:`fedlease.runs.going_back.go_back`.
+        data: the rows with which the run started, if they were in memory.
+        to: first round to repeat, 0 for the warm-up, see :func:`fedlease.runs.going_back.go_back`.
         without: clients that take no part from then on.
         around: as for :func:`run_settings`.
 
     Returns:
-        As :func:`run_settings`.
+        Method -> its result, the main method first.
 
     Raises:
-        RunFolderError: no run folder, damaged, or the rows or the base model are no longer those the run began with.
-        ConfigError: the run's device is not one of this machine.
+        RunFolderError: the folder has no run or a damaged one, or the rows or the base model are no longer those with
+            which the run started.
+        ConfigError: this machine does not have the device of the run.
     """
     settings = read_settings(out)
     if to is not None or without:
@@ -162,12 +163,12 @@ def _run(
 ) -> dict[str, Summary]:
     loaded, settings = prepared.loaded, prepared.loaded.settings
     names = (settings.method, *settings.baselines)
-    # Alone, a method's first steps serve nobody else.
+    # First steps are cached only if another method or run can use them.
     shares = shared is not None or len({*names} - {CENTRALISED}) > 1
     start = loaded.adapter if shares else None
     with tempfile.TemporaryDirectory(prefix="fedlease-") as scratch:
         cache = WorkCache(_context(out, prepared), start, shared or Path(scratch), shared=shared is not None)
-        # Pooled steps are nobody's first steps.
+        # Pooled training has no first steps to share.
         scores_alone = replace(cache, start=None)
         shelf = Shelf(Path(scratch) / "private")
         score_rounds = participation_of(settings).score_rounds
@@ -221,7 +222,7 @@ def _run(
 
 
 def _context(out: Path, prepared: Prepared) -> str:
-    """Everything that a client's first step depends on besides its task."""
+    """A digest of everything on which a client's first step depends, besides its task."""
     settings = prepared.loaded.settings.model_dump(mode="json")
     of_model = ("model", "revision", "dtype", "base")
     names = (

@@ -1,6 +1,4 @@
-"""How many clients are trained in one step: what the settings say, what an accelerator has memory for, or what makes a
-processor's products large enough.
-"""
+"""The number of clients that are trained in one step: set by the user, or chosen for the memory or the CPU."""
 
 from dataclasses import replace
 
@@ -18,30 +16,30 @@ from fedlease.runs.open import Prepared, optimiser_of
 __all__ = ["with_clients_per_step"]
 
 SHARE_OF_MEMORY = 0.8
-"""Share of the free memory that steps may take: mixtures and scoring need more than the adapter that is tried."""
+"""Share of the free memory that steps may take, since mixtures and scoring need more than the trial's adapter."""
 
 MOST = 64
-"""Clients: from here on more rows in a step make it no faster."""
+"""Most clients in a step; more do not make it faster."""
 
 MOST_ON_CPU = 4
-"""Clients in a step of a processor: more were not measured."""
+"""Most clients in a step on a CPU; more were not measured."""
 
 TOKENS = 1024
-"""Most tokens in a step of several clients on a processor, which bounds its memory: more were not measured."""
+"""Most tokens in a step of several clients on a CPU, which bounds its memory; more were not measured."""
 
 
 def with_clients_per_step(prepared: Prepared) -> Prepared:
-    """Resolves ``clients_per_step`` to a number, by training two clients for a step where that has to be tried.
+    """Resolves ``clients_per_step`` to a number, with a trial step of two clients if necessary.
 
     Raises:
-        ConfigError: the settings ask for several, and the model or the task cannot be computed so.
+        ConfigError: the settings ask for several clients, which the model or the task does not allow.
     """
     loaded = prepared.loaded
     asked, private = loaded.settings.clients_per_step, loaded.settings.privacy.epsilon is not None
     if private and isinstance(asked, int) and asked > 1:
         raise ConfigError(
-            "clients_per_step: must be 1 or auto with privacy.epsilon, where the rows of one client are computed "
-            f"side by side, received {asked}"
+            "clients_per_step: must be 1 or auto with privacy.epsilon, which stacks the rows of one client instead, "
+            f"received {asked}"
         )
     clients, because = (asked, "") if isinstance(asked, int) else _most(prepared)
     if clients > 1:
@@ -68,19 +66,19 @@ def with_clients_per_step(prepared: Prepared) -> Prepared:
 
 
 def _most(prepared: Prepared) -> tuple[int, str]:
-    """Clients that may be worth a step in common, and why no more, as far as it is known without computing."""
+    """The largest sensible number of clients in a step, as far as it is known without a trial, and the reason."""
     loaded = prepared.loaded
     settings, device = loaded.settings, loaded.device.type
     if settings.privacy.epsilon is not None:
-        return 1, "privacy.epsilon has the rows of one client computed side by side"
+        return 1, "privacy.epsilon stacks the rows of one client instead"
     if device == "cuda":
-        return MOST, "so many have room in its free memory"
+        return MOST, "so many fit into its free memory"
     if device != "cpu":
         return 1, f"more are not known to be faster on {device}"
     if settings.dtype == "float32" and settings.num_threads == 1:
-        return 1, "in float32 one thread is no faster with more"
+        return 1, "with float32 and one thread, more are not faster"
     if settings.train.base_dropout:
-        return 1, "train.base_dropout draws for all clients of a step at once"
+        return 1, "train.base_dropout would be drawn for all clients of a step at once"
     trained, optimiser = [client.train for client in prepared.clients.values()], optimiser_of(settings)
     steps = sum(optimiser.steps_per_epoch(rows) for rows in trained)
     tokens = round(sum(sum(rows.lengths) for rows in trained) / steps)
@@ -89,7 +87,7 @@ def _most(prepared: Prepared) -> tuple[int, str]:
 
 
 def _bytes_per_client(prepared: Prepared) -> int:
-    """Trains two clients on a batch of the longest rows; on a GPU, the memory that each of them took."""
+    """Trains two clients on a batch of the longest rows; returns the bytes of memory per client on a GPU, else 0."""
     loaded = prepared.loaded
     clients = [client for client in prepared.clients.values() if len(client.train)]
     client = max(clients, key=lambda client: max(client.train.lengths))
@@ -97,7 +95,7 @@ def _bytes_per_client(prepared: Prepared) -> int:
     rows = sorted(range(len(client.train)), key=lambda row: -client.train.lengths[row])[:size]
     method = with_head(FedIT(Budget(1, 0)), "local", prepared.heads)
     task = method.task(method.init(loaded.adapter, {name: 1}, loaded.settings.seed), name)
-    assert task is not None  # FedIT's first round asks everyone
+    assert task is not None  # FedIT's first round asks all clients
     train = client.train.take((rows * size)[:size])
     jobs = [Job(twin, task, task.model.tensors, train, client.num_labels) for twin in ("a", "b")]
     on_gpu = loaded.device.type == "cuda"

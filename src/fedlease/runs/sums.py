@@ -1,4 +1,4 @@
-"""Secure sums of a run: what stands in their way, what is to be known of them, and the transport that makes them."""
+"""Secure sums of a run: checks of the settings, notes for the user, and the transport that computes them."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ __all__ = ["members_of", "rules_of", "sketch_fault", "sum_fault", "sum_notes", "
 
 
 def rules_of(settings: Settings) -> Rules | None:
-    """The settings of sums; None if updates are seen one by one."""
+    """The settings of secure sums; None without them."""
     given = settings.privacy
     if not given.secure_sums:
         return None
@@ -27,18 +27,18 @@ def rules_of(settings: Settings) -> Rules | None:
 
 
 def members_of(settings: Settings, clients: Mapping[ClientId, object]) -> dict[ClientId, Member] | None:
-    """The clients' halves in this process, for one method."""
+    """Client -> its half of secure sums, for clients in this process; None without secure sums."""
     return {client: Member(client) for client in clients} if settings.privacy.secure_sums else None
 
 
 def with_sums(
     transport: Transport, asking: Asking, settings: Settings, cards: Mapping[ClientId, ClientCard]
 ) -> Transport:
-    """A transport with filters around it, with secure sums around both where the settings ask for them.
+    """Wraps a transport and its filters in secure sums, if the settings ask for them.
 
     Args:
-        transport: carries requests and replies.
-        asking: the one that reaches the clients.
+        transport: carries requests and replies, including its filters.
+        asking: carries the messages of sums.
         settings: of the run.
         cards: client -> its card.
     """
@@ -47,11 +47,11 @@ def with_sums(
 
 
 def sum_fault(settings: Settings, learners: int) -> str:
-    """Why updates cannot be summed securely; empty where they can, or need not be.
+    """The reason why updates cannot be summed securely; empty if they can, or need not be.
 
     Args:
         settings: of the run.
-        learners: clients that can be asked.
+        learners: number of clients that can be asked.
     """
     if not settings.privacy.secure_sums:
         return ""
@@ -68,7 +68,7 @@ def sum_fault(settings: Settings, learners: int) -> str:
 
 
 def sketch_fault(settings: Settings, adapter: ClientModel) -> str:
-    """Why warm-ups cannot be sketched; empty where they can, or need not be."""
+    """The reason why warm-ups cannot be sketched; empty if they can, or need not be."""
     if (numbers := settings.privacy.sketch) is None:
         return ""
     for name in GROUPING:
@@ -81,20 +81,19 @@ def sketch_fault(settings: Settings, adapter: ClientModel) -> str:
 
 
 def sum_notes(settings: Settings) -> list[str]:
-    """Plain sentences about what secure sums do not cover."""
+    """Sentences about values that secure sums do not cover."""
     given = settings.bounds
     if not settings.privacy.secure_sums:
         return []
     notes = [
-        "privacy.secure_sums covers rounds: a method with a warm-up sends every client's warm-up as it is, and scores "
-        "and losses are always a client's own"
+        "privacy.secure_sums covers only rounds: the server sees every client's warm-up, scores and losses"
         if settings.privacy.sketch is None
-        else "privacy.sketch and privacy.secure_sums show the server of every client a sketch of its warm-up, and its "
-        "scores and losses; adapters it sees as means alone"
+        else "with privacy.sketch and privacy.secure_sums, the server sees a sketch of every client's warm-up and its "
+        "scores and losses, but only means of adapters"
     ]
     if given.norm is not None or given.step is not None or given.copies:
         notes.append(
-            "bounds.norm, bounds.step and bounds.copies look at warm-ups alone, since privacy.secure_sums hides single "
+            "bounds.norm, bounds.step and bounds.copies check only warm-ups, since privacy.secure_sums hides single "
             "updates after them"
         )
     return notes

@@ -1,4 +1,4 @@
-"""How many processor threads a run may use: no more than ``OMP_NUM_THREADS``, affinity and cgroup quotas leave it."""
+"""The number of CPU threads that a run may use, limited by ``OMP_NUM_THREADS``, affinity and cgroup quotas."""
 
 import os
 import sys
@@ -10,27 +10,27 @@ __all__ = ["cgroup_quota", "resolved_threads", "usable_cores", "usable_threads"]
 
 
 def resolved_threads(threads: int | str) -> int:
-    """The setting ``threads`` as a number: ``auto`` is what :func:`usable_threads` gives."""
+    """The setting ``threads`` as a number; ``auto`` is :func:`usable_threads`."""
     return threads if isinstance(threads, int) else usable_threads()
 
 
 def usable_threads(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
-    """Number of :func:`usable_cores`, bounded by ``OMP_NUM_THREADS``, which is a number or a list of numbers.
+    """Number of :func:`usable_cores`, limited by ``OMP_NUM_THREADS``, which is a number or a list of numbers.
 
     Args:
-        environment: variables.
-        root: where ``/proc`` and ``/sys`` are.
+        environment: variables of the process.
+        root: folder that has ``/proc`` and ``/sys``.
     """
     cores = usable_cores(root)
-    # OpenMP takes a number for each level of nesting.
+    # OpenMP accepts a list with a number for each level of nesting.
     first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return min(cores, int(first)) if first.isdecimal() and int(first) else cores
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """The processors that this process may run on, or the quota of its cgroups where that is less.
+    """The number of CPUs on which this process may run, or the quota of its cgroups if that is less.
 
-    A quota of 2.5 processors gives 2: threads that wait for each other all stop while one is throttled.
+    A quota of 2.5 CPUs gives 2: if one of several threads is throttled, the others wait for it.
     """
     if sys.platform != "linux":
         return os.cpu_count() or 1
@@ -39,10 +39,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:
-    """Processors that the cgroups of this process, of version 1 or 2, and those around them leave it.
-
-    None: no quota, or none that can be read.
-    """
+    """The quota in CPUs of this process's cgroups (version 1 or 2) and their parents; None without a readable quota."""
     found: list[float] = []
     for folder, mount in _folders(root):
         for place in (folder, *folder.parents):
@@ -52,7 +49,7 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, Path]]:
-    """The folders of this process's cgroups that know a quota, each with where its tree is mounted."""
+    """Yields the folders of this process's cgroups that may have a quota, each with the mount point of its tree."""
     try:
         mounts = [line.split() for line in (root / "proc/self/mountinfo").read_text().splitlines()]
         groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
@@ -68,16 +65,16 @@ def _folders(root: Path) -> Iterator[tuple[Path, Path]]:
             path = next(path for _, controllers, path in groups if wanted in controllers.split(","))
             mount = root / fields[4].lstrip("/")
             inside = PurePosixPath(path)
-            # In a container the tree is mounted from the container's own group on.
+            # In a container, the mounted tree starts at the container's own group.
             inside = inside.relative_to(fields[3]) if inside.is_relative_to(fields[3]) else PurePosixPath()
             yield mount / str(inside).lstrip("/"), mount
 
 
 def _quota(folder: Path) -> Iterator[float]:
-    """The quota of one group in processors, by either version's files; nothing where it has none."""
+    """Yields the quota of one group in CPUs, from the files of either version, if it has one."""
     with suppress(OSError, ValueError):
         quota, period = (folder / "cpu.max").read_text().split()
-        yield int(quota) / int(period)  # "max" is no number
+        yield int(quota) / int(period)  # "max", no quota, raises ValueError
     with suppress(OSError, ValueError):
         quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         if int(quota) > 0:
