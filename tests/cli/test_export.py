@@ -22,9 +22,12 @@ def out(finished: FinishedRuns) -> Path:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--expert", "0", "--form", "merged"], "form: merged is of a client's model; an expert goes as an adapter"),
+        (
+            ["--expert", "0", "--form", "merged"],
+            "form: merged is only for a client's model; an expert is exported as an adapter",
+        ),
         (["--all", "--base", "a"], "base: must be a hub id, owner/name or owner/name@revision, received 'a'"),
-        (["--client", CLIENT, "--public"], "public: only with --push-to-hub"),
+        (["--client", CLIENT, "--public"], "--public: is only for --push-to-hub"),
         (["--client", CLIENT, "--push-to-hub", "a/b/c"], "push-to-hub: must be owner/name, received 'a/b/c'"),
     ],
 )  # fmt: skip

@@ -268,7 +268,7 @@ class TestWhoMayTakePart:
 
 
 def test_the_run_folder_does_not_pass_off_a_model_without_its_private_part(honest: tuple[Any, Path]) -> None:
-    with pytest.raises(RunFolderError, match=r"planted-0-0.* has a piece of its model .* on its own machine"):
+    with pytest.raises(RunFolderError, match=r"planted-0-0.* has a part of its model .* on its own machine"):
         load(honest[1], CLIENT)
 
 

@@ -243,9 +243,9 @@ def test_the_command_goes_on(old: Path, more: Path, shell: Shell) -> None:
     [
         (["--preset", "smoke", "--from", "OLD"], "--from: takes the settings of its run, and --set changes them; "
          "leave out --preset smoke"),
-        (["--engine", "flower", "--from", "OLD"], "--from: a run goes on in this process alone; leave out --engine "
-         "flower"),
-        (["--set", "rounds=+5"], "rounds: +5 counts from a finished run, which is named by --from DIR"),
+        (["--engine", "flower", "--from", "OLD"], "--from: a run can only be continued in this process; leave out "
+         "--engine flower"),
+        (["--set", "rounds=+5"], "rounds: +5 adds to a finished run, which must be named by --from DIR"),
     ],
 )  # fmt: skip
 def test_words_that_do_not_go_together_are_one_sentence(

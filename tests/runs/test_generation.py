@@ -195,7 +195,7 @@ def test_a_file_with_responses_is_scored_as_the_test_rows_of_the_run(run: OpenRu
     )
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     assert fedlease.score(out, CLIENT, rows)["loss"] == pytest.approx(found["loss"], abs=1e-6)
-    with pytest.raises(DataError, match=r"rows: none of 2 says what is true"):
+    with pytest.raises(DataError, match=r"rows: none of 2 can be scored"):
         fedlease.score(out, CLIENT, ["abc", "x y"])
     to = Console(file=io.StringIO(), width=120)
     render_file_scores(told[0].content, to)

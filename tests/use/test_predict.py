@@ -121,7 +121,7 @@ def test_standard_input_is_json_lines_or_csv(content: bytes, run: OpenRun, monke
         ([{"note": "x"}], r"no column 'text'; it has 'note': the run has data\.columns\.text=text"),
         ([{"text": "x"}, {"text": " "}], r"line 2, column 'text': a text must not be empty"),
         ([{"text": "x"}, {"text": 5}], r"line 2, column 'text': a text must be a string, got 5"),
-        ([{"text": "x", "prediction": "y"}], r"has a column 'prediction' already, which would be overwritten"),
+        ([{"text": "x", "prediction": "y"}], r"already has a column 'prediction', which would be overwritten"),
         ([], r"has no rows"),
     ],
 )

@@ -15,7 +15,7 @@ __all__ = ["audit"]
 def audit(
     folder: Annotated[Path, typer.Argument(help="A run folder, or the state-dir of a node.", metavar="DIR")],
     head: Annotated[
-        str | None, typer.Option(help="The last hash that was noted: it must be in the trail.", metavar="SHA256")
+        str | None, typer.Option(help="A hash noted earlier, which must be in the trail.", metavar="SHA256")
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -28,7 +28,7 @@ def audit(
     if not lines:
         raise RunFolderError(f"{folder / AUDIT} is empty")
     if head is not None and all(line["sha256"] != head for line in lines):
-        raise RunFolderError(f"{folder / AUDIT} has no line {head!r}: lines were cut off, or it is another")
+        raise RunFolderError(f"{folder / AUDIT} has no line {head!r}: lines were cut off, or it is another trail")
     if json_:
         typer.echo(json.dumps({"lines": len(lines), "head": lines[-1]["sha256"], "trail": lines}))
         return

@@ -18,12 +18,12 @@ ALIKE = 1.1
 
 
 def render_check(report: CheckReport, console: Console, command: str = "fedlease run") -> None:
-    """Prints the clients, what the run will cost, whether settings and data can be used, and what comes next.
+    """Prints the clients, the cost of the run, whether settings and data can be used, and the next command.
 
     Args:
         report: of the check.
-        console: where it is printed.
-        command: that begins the run.
+        console: to print to.
+        command: that starts the run.
     """
     (title, targets), lora = target_column(report.by_label, report.scales), report.settings.lora
     clients = []
@@ -64,7 +64,7 @@ def render_check(report: CheckReport, console: Console, command: str = "fedlease
     console.print(Table(caption, ("method", "up", "down", "time"), costs).for_terminal())
     if report.warnings:
         more = f"; {counted(len(report.warnings) - 1, 'more note')} above" if len(report.warnings) > 1 else ""
-        # How files were read is the least of it.
+        # Notes about how files were read are the least important ones.
         first = next((note for note in report.warnings if not note.endswith(GUESSED)), report.warnings[0])
         console.print(
             f"[yellow]Settings and data can be used, but see to this: {escape(first)}{more}.[/]",
@@ -76,7 +76,7 @@ def render_check(report: CheckReport, console: Console, command: str = "fedlease
 
 
 def privacy_line(report: CheckReport) -> str:
-    """Describes the promise to every row, and the noise that it takes."""
+    """Describes the privacy guarantee and its noise."""
     given, noise = report.settings.privacy, report.noise
     least, most = min(noise, key=lambda client: noise[client]), max(noise, key=lambda client: noise[client])
     span = f"{noise[least]:.2f} ({least}) to {noise[most]:.2f} ({most})" if least != most else f"{noise[least]:.2f}"
@@ -89,11 +89,11 @@ def privacy_line(report: CheckReport) -> str:
 
 
 def threads_line(seconds: Mapping[int, float], threads: int) -> str:
-    """Names the number of threads that is fastest now, and how to set it.
+    """Says which number of threads is the fastest, and how to set it.
 
     Args:
-        seconds: threads -> seconds of training a row.
-        threads: those that the run would have.
+        seconds: number of threads -> seconds to train a row.
+        threads: number of threads in the settings.
     """
     times = ", ".join(f"{1000 * took:.1f} ms on {count}" for count, took in sorted(seconds.items()))
     best = min(seconds, key=lambda count: seconds[count])

@@ -1,4 +1,4 @@
-"""The command that describes files of rows: it writes the settings of a federation."""
+"""The command that writes settings for files with rows."""
 
 import shlex
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["init"]
 
 CLIENTS = 20
-"""Clients that are listed; more are counted."""
+"""Most clients that are listed; the others are counted."""
 NOTES = 10
-"""Notes that are printed; more are counted, and `fedlease check` prints them all."""
+"""Most notes that are printed; the others are counted, and `fedlease check` prints all."""
 
 
 @app.command()
@@ -32,9 +32,9 @@ def init(
     ],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("federation.yaml"),
     set_: Set = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Look at your files, say what they hold, and write settings that `fedlease run` takes."""
+    """Look at your files, show what they contain, and write settings for `fedlease run`."""
     from fedlease.runs.initial import check_out, understand, write_settings
 
     check_out(out, force=force)
@@ -65,14 +65,14 @@ def _render(found: "Understood", out: Path, console: Console) -> None:
         print_note(console, note)
     if len(found.notes) > NOTES:
         console.print(f"... and {counted(len(found.notes) - NOTES, 'more note')}")
-    console.print(f"{escape(str(out))} is written; change what is not right in it.", soft_wrap=True)
+    console.print(f"{escape(str(out))} is written; correct it where a guess is wrong.", soft_wrap=True)
     if found.needed:
         console.print(f"The model needs: {escape(found.needed)}", soft_wrap=True)
     console.print(f"Next: {escape(shlex.join(['fedlease', 'check', str(out)]))}", soft_wrap=True)
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> Table:
-    """A table whose last columns hold numbers; that of the reports needs torch, which takes seconds to load."""
+    """A table whose last columns hold numbers; the tables of reports would load torch, which takes seconds."""
     table = Table(title=title)
     for place, name in enumerate(header):
         table.add_column(name, justify="right" if place >= len(header) - numbers else "left", overflow="fold")

@@ -1,4 +1,4 @@
-"""Commands that list what there is: presets, settings, methods."""
+"""Commands that list presets, settings and methods."""
 
 import ast
 import importlib.util
@@ -14,8 +14,8 @@ __all__ = ["methods", "presets", "settings_command"]
 
 
 @app.command()
-def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YAML.")] = None) -> None:
-    """List the shipped sets of settings, or print one."""
+def presets(name: Annotated[str | None, typer.Argument(help="Print the YAML of this preset.")] = None) -> None:
+    """List the presets, or print one."""
     from fedlease.config.settings import preset_names, preset_text
 
     if name is not None:
@@ -29,10 +29,10 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one's YA
 
 @app.command("settings")
 def settings_command(
-    word: Annotated[str | None, typer.Argument(help="Part of a name, or a word of a meaning.")] = None,
+    word: Annotated[str | None, typer.Argument(help="Part of a setting's name or meaning.")] = None,
     json_: Json = False,
 ) -> None:
-    """List the settings with default, values and meaning; with WORD those that have it in their name or meaning."""
+    """List the settings with default, values and meaning; with WORD, only those with it in their name or meaning."""
     import textwrap
 
     from rich.console import Console
@@ -74,7 +74,7 @@ def methods(json_: Json = False) -> None:
 
     faults, rows, width = plugin_faults((*METHODS, CENTRALISED), GROUP, MethodFacts), [], Console().width
     for name in sorted(known_methods(), key=lambda name: (name == CENTRALISED, name)):
-        # A name that is taken is still that of our method.
+        # A faulty plug-in with the name of one of our methods does not hide that method.
         if name not in faults or name in METHODS:
             where = "fedlease.server.pooled:" if name == CENTRALISED else METHODS.get(name) or builder_path(name)
             row: dict[str, Any] = {"name": name, "about": _about(*where.split(":", 1)).replace("`", "")}

@@ -1,4 +1,4 @@
-"""Commands that look at several runs: runs, diff."""
+"""Commands about several runs: runs, diff."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ __all__ = ["diff", "runs"]
 
 @app.command()
 def runs(
-    folder: Annotated[Path | None, typer.Argument(help="Where to look; default: runs/.", metavar="DIR")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder with runs; default: runs/.", metavar="DIR")] = None,
     json_: Json = False,
 ) -> None:
-    """List the runs in a folder, and in those within it: method, rounds, score and state of each."""
+    """List the runs in a folder and its subfolders: method, rounds, score and state of each."""
     from rich.console import Console
 
     from fedlease.reporting.formats import print_note
@@ -43,7 +43,7 @@ def diff(
     other: Annotated[Path, typer.Argument(help="Another run folder.", metavar="OTHER")],
     json_: Json = False,
 ) -> None:
-    """Show two runs side by side: settings that differ, groups, scores."""
+    """Compare two runs: settings that differ, groups, scores."""
     from rich.console import Console
 
     from fedlease.reporting.formats import escape

@@ -1,4 +1,4 @@
-"""The command that begins a project."""
+"""The command that starts a project."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +19,8 @@ def new(
     host: Annotated[str, typer.Option(help="Name or address under which clients reach the server.")] = "localhost",
     port: Annotated[int, typer.Option(help="Port of the server.")] = 8000,
 ) -> None:
-    """Write a ready Flower app: code, settings, sample rows, and a README with every command from laptop to servers."""
+    """Write a complete Flower app: code, settings, sample rows, and a README with all commands up to real servers."""
     from fedlease.flower.new_app import CLIENTS, write_app
 
     write_app(folder, client or CLIENTS, host, port)
-    typer.echo(f"{folder} is ready; next: cd {folder}, then fedlease run federation.yaml; README.md goes on from there")
+    typer.echo(f"{folder} is ready; next: cd {folder}, then fedlease run federation.yaml; README.md has the next steps")

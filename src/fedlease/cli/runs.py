@@ -26,14 +26,14 @@ Config = Annotated[
 
 
 def _presets_begun(incomplete: str) -> list[str]:
-    """For the shell's completion."""
+    """Completes names of presets in a shell."""
     from fedlease.config.settings import preset_names
 
     return [name for name in preset_names() if name.startswith(incomplete)]
 
 
 def _settings_begun(incomplete: str) -> list[str]:
-    """For the shell's completion."""
+    """Completes names of settings in a shell."""
     from fedlease.config.faults import setting_names
     from fedlease.config.settings import Settings
 
@@ -42,7 +42,7 @@ def _settings_begun(incomplete: str) -> list[str]:
 
 Preset = Annotated[
     str | None,
-    typer.Option(help="A shipped set of settings; see `fedlease presets`.", autocompletion=_presets_begun),
+    typer.Option(help="Name of a preset; see `fedlease presets`.", autocompletion=_presets_begun),
 ]
 Set = Annotated[
     list[str] | None,
@@ -51,25 +51,25 @@ Set = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Folder to write; default: a new one in runs/.")]
 From = Annotated[
     Path | None,
-    typer.Option("--from", metavar="DIR", help="Go on from a finished run, which stays; needs --set rounds=+N."),
+    typer.Option("--from", metavar="DIR", help="Continue a finished run in a new folder; needs --set rounds=+N."),
 ]
-NewRows = Annotated[bool, typer.Option("--new-rows", help="With --from: the rows may be others than the run's.")]
+NewRows = Annotated[bool, typer.Option("--new-rows", help="With --from: allow other rows than the run's.")]
 
 
 To = Annotated[
     int | None,
-    typer.Option("--to", metavar="ROUND", min=0, help="Go back: the first round that is made again; 0 is the warm-up."),
+    typer.Option("--to", metavar="ROUND", min=0, help="Go back; ROUND is the first to be repeated, 0 the warm-up."),
 ]
 Without = Annotated[
     list[str] | None,
-    typer.Option("--without", metavar="CLIENT", help="A client that takes no part from then on; repeatable."),
+    typer.Option("--without", metavar="CLIENT", help="Exclude this client from then on; repeatable."),
 ]
 
 
 EngineName = Literal["in-process", "flower"]
 Tracker = Literal["none", "mlflow", "tensorboard", "wandb"]
 Engine = Annotated[EngineName, typer.Option(help="flower: a simulation on this machine, one node per client.")]
-Log = Annotated[Tracker, typer.Option(help="Stream figures while the run goes on.")]
+Log = Annotated[Tracker, typer.Option(help="Stream figures to a tracker during the run.")]
 
 
 @app.command("run")
@@ -108,7 +108,7 @@ def run_command(
         from fedlease.runs.rows import rows_of
         from fedlease.storage.summary import contents_of
 
-        # Before libraries that take seconds to load; a run that goes on compares them with those of the other.
+        # Rows are read before libraries that take seconds to load; with --from, they are compared later.
         rows = rows_of(resolve_paths(settings)) if from_ is None else None
         from fedlease.runs.runner import run_settings
 
@@ -128,13 +128,13 @@ def resume(
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Go on with an interrupted run from its last complete step; with --to or --without go back first."""
+    """Continue an interrupted run after its last complete step; with --to or --without, go back first."""
     from fedlease.errors import ConfigError
     from fedlease.storage.run_folder import read_settings
 
     settings = read_settings(folder)  # before libraries that take seconds to load
     if engine == "flower" and (to is not None or without):
-        raise ConfigError("--to, --without: a run goes back in this process alone; leave out --engine flower")
+        raise ConfigError("--to, --without: a run can only go back in this process; leave out --engine flower")
     if engine == "flower":
         _watched(lambda hear: _simulated(settings, folder, hear(), new=False), folder, log, quiet, json_)
         return
@@ -169,20 +169,20 @@ def check(config: Config = None, preset: Preset = None, set_: Set = None, json_:
 
 
 def _run_command(config: Path | None, preset: str | None, changes: Sequence[str]) -> str:
-    """The command that runs what was checked, as a shell takes it."""
+    """The shell command that runs what was checked."""
     words = [] if config is None else [str(config)]
     words += [] if preset is None else ["--preset", preset]
     return shlex.join(["fedlease", "run", *words, *(word for change in changes for word in ("--set", change))])
 
 
 def _no_sum(words: "Sequence[str]") -> "Sequence[str]":
-    """The changes of a run that begins at the start, which has no rounds to add to."""
+    """Refuses ``rounds=+N`` for a new run, which has no rounds to add to."""
     from fedlease.errors import ConfigError
 
     for word in words:
         key, _, value = word.partition("=")
         if key.strip() == "rounds" and value.strip().startswith("+"):
-            raise ConfigError(f"rounds: {value.strip()} counts from a finished run, which is named by --from DIR")
+            raise ConfigError(f"rounds: {value.strip()} adds to a finished run, which must be named by --from DIR")
     return words
 
 
@@ -193,13 +193,13 @@ def _check_continuing(config: Path | None, preset: str | None, engine: EngineNam
         given = config if config is not None else f"--preset {preset}"
         raise ConfigError(f"--from: takes the settings of its run, and --set changes them; leave out {given}")
     if engine != "in-process":
-        raise ConfigError(f"--from: a run goes on in this process alone; leave out --engine {engine}")
+        raise ConfigError(f"--from: a run can only be continued in this process; leave out --engine {engine}")
 
 
 def _watched(
     call: Callable[["Hear"], dict[str, dict[str, Any]]], folder: Path, log: Tracker, quiet: bool, json_: bool
 ) -> None:
-    """Shows a run, which asks for its listeners once it needs torch: they load it."""
+    """Shows a run. Listeners load torch, so the run requests them only when it needs torch itself."""
     from rich.console import Console
 
     from fedlease.reporting.bars import bars_on
@@ -216,7 +216,7 @@ def _watched(
         from fedlease.reporting.trackers import tracker
 
         terminal = Terminal(console, bars=bars)
-        # Made before the run, so that a missing package stops it before anything is trained.
+        # The tracker is made first, so that a missing package stops the run before any training.
         streams = [] if log == "none" else [opened.enter_context(closing(tracker(log, folder)))]
         return [*([] if quiet else [terminal]), *streams]
 

@@ -1,4 +1,4 @@
-"""The application object, and what several commands have in common."""
+"""The application object, and options and helpers that several commands share."""
 
 import contextlib
 import sys
@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 INTERRUPTED = 130
-"""Exit code, also typer's, of what Ctrl-C ended."""
+"""Exit code after Ctrl-C, which is also typer's."""
 
 
 class Command(TyperCommand):
-    """Prints its help as it is: typer escapes brackets for a renderer that is not in use here."""
+    """A command whose help is printed without typer's escapes of brackets, which are meant for another renderer."""
 
     def format_help(self, ctx: "click.Context", formatter: "click.HelpFormatter") -> None:
         """Called by click."""
@@ -47,7 +47,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """Suggests a command once; click and typer each have a suggestion of their own."""
+    """A group that suggests one command for an unknown name, instead of click's and typer's suggestions."""
 
     def resolve_command(
         self, ctx: "click.Context", args: list[str]
@@ -71,16 +71,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, all else on standard error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show only the result, no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; all other output goes to standard error.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="DIR")]
 Client = Annotated[str, typer.Option("--client", metavar="ID", help="A client of the run.")]
-MethodName = Annotated[str | None, typer.Option("--method", help="One of the run's methods; default: the main one.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; default: the run's, or else the CPU.")]
+MethodName = Annotated[str | None, typer.Option("--method", help="A method of the run; default: the main one.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; default: the run's, else the CPU.")]
 
 
 class Interrupted(Exception):
-    """Ctrl-C while a run was on; typer would turn KeyboardInterrupt itself into a bare exit.
+    """Ctrl-C during a run; typer would turn a KeyboardInterrupt into an exit without a message.
 
     Args:
         folder: of the run.
@@ -101,7 +101,7 @@ def _root(
 
 
 def stdout_for_json(json_: bool) -> contextlib.AbstractContextManager[object]:
-    """Keeps what libraries print apart from the one JSON object."""
+    """Redirects the output of libraries to standard error, so that standard output has only the JSON object."""
     return contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()
 
 
@@ -114,7 +114,7 @@ def seed_numbers(text: str) -> list[int]:
     """``"0,1"`` -> ``[0, 1]``.
 
     Raises:
-        ConfigError: something else than whole numbers.
+        ConfigError: the text has anything but whole numbers.
     """
     from fedlease.errors import ConfigError
 
@@ -126,16 +126,17 @@ def seed_numbers(text: str) -> list[int]:
 
 @contextlib.contextmanager
 def progress(quiet: bool, folder: Path | None = None) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar per description on standard error, where that is a terminal; call with description, done and total.
+    """Shows a progress bar per description on standard error, if that is a terminal.
 
-    Until the first call it says that libraries and a model are loaded, so import what takes seconds in the block.
+    Yields a function of description, steps done and steps in total. Until its first call, ``loading`` is shown, so slow
+    imports belong into the context.
 
     Args:
-        quiet: whether nothing is shown.
-        folder: of a run, which is looked at before anything is loaded.
+        quiet: whether to show nothing.
+        folder: run folder that is checked before anything is loaded.
 
     Raises:
-        RunFolderError: it is no run folder, or damaged.
+        RunFolderError: ``folder`` is not a run folder, or is damaged.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn

@@ -1,4 +1,4 @@
-"""Commands on a run that is there: report, predict, chat, export, onboard, serve."""
+"""Commands for existing runs: report, predict, chat, export, onboard, serve."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def report(
     folder: RunFolder,
     pictures: Annotated[Path | None, typer.Option(help="Also write the figures as SVG into this folder.")] = None,
 ) -> None:
-    """Write report.html anew: one page that explains the run, or the comparison (compare.html), without network."""
+    """Rewrite report.html, a page that explains the run (or compare.html, for a comparison) and needs no network."""
     from fedlease.reporting.run.page import write_pictures, write_report
 
     typer.echo(str(write_report(folder)))
@@ -31,12 +31,12 @@ def predict(
     file: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet with the run's text columns; - reads stdin.")],
     client: Client,
     out: Annotated[Path | None, typer.Option(help="A new .jsonl or .csv file; default: standard output.")] = None,
-    scores: Annotated[Path | None, typer.Option(help="Also write the scores into this new file, as JSON.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Also write the scores to this new file, as JSON.")] = None,
     method: MethodName = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Predict labels and probabilities, or write answers, with one client's model; a file with labels is scored."""
+    """Predict labels and probabilities, or generate answers, with a client's model; score a file that has labels."""
     with stdout_for_json(True), progress(quiet, folder) as show:
         from rich.console import Console
 
@@ -57,13 +57,13 @@ def predict(
 def chat(
     folder: RunFolder,
     client: Client,
-    system: Annotated[str | None, typer.Option(help="What a system message says, if any.")] = None,
+    system: Annotated[str | None, typer.Option(help="Text of a system message.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; default: the run's.", min=1)] = None,
-    forget: Annotated[bool, typer.Option("--forget", help="Answer every line by itself.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Answer every line without the lines before it.")] = False,
     method: MethodName = None,
     device: Device = None,
 ) -> None:
-    """Talk to one client's language model: a line is a message, /reset begins anew, /quit or Ctrl-D ends."""
+    """Talk to a client's language model: every line is a message, /reset starts again, /quit or Ctrl-D ends."""
     with progress(False, folder):
         from fedlease.use.chat import Chat, talk
         from fedlease.use.open_run import OpenRun
@@ -76,9 +76,9 @@ def chat(
 def export(
     folder: RunFolder,
     out: Annotated[Path, typer.Argument(help="A new folder.", metavar="OUT")],
-    client: Annotated[str | None, typer.Option("--client", metavar="ID", help="This client's model.")] = None,
-    expert: Annotated[int | None, typer.Option("--expert", metavar="K", help="This expert, as it is.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every expert and every client.")] = False,
+    client: Annotated[str | None, typer.Option("--client", metavar="ID", help="Export this client's model.")] = None,
+    expert: Annotated[int | None, typer.Option("--expert", metavar="K", help="Export this expert.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Export every expert and every client.")] = False,
     form: Annotated[
         Literal["adapter", "merged"], typer.Option(help="adapter: plain LoRA; merged: a client's whole model.")
     ] = "adapter",
@@ -87,13 +87,15 @@ def export(
     ] = "folded",
     rank: Annotated[int | None, typer.Option(help="Rank of a folded adapter; default: experts x r.")] = None,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="ID", help="Hub id by which others find a base that is a folder.")
+        str | None, typer.Option("--base", metavar="ID", help="Hub id of a base that the run loaded from a folder.")
     ] = None,
     push: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="REPO", help="Then upload OUT to this hub repository.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="A new hub repository is public; default: private.")] = False,
-    scores: Annotated[bool, typer.Option("--scores/--no-scores", help="Measure on the rows of the run.")] = True,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new hub repository public; default: private.")
+    ] = False,
+    scores: Annotated[bool, typer.Option("--scores/--no-scores", help="Score on the rows of the run.")] = True,
     method: MethodName = None,
     device: Device = None,
 ) -> None:
@@ -103,7 +105,7 @@ def export(
     if sum((client is not None, expert is not None, everything)) != 1:
         raise ConfigError("export: exactly one of --client, --expert and --all is needed")
     if public and push is None:
-        raise ConfigError("public: only with --push-to-hub")
+        raise ConfigError("--public: is only for --push-to-hub")
     stdout = sys.stdout
     with stdout_for_json(True), progress(False, folder):
         from fedlease.use.calls import export as write
@@ -124,12 +126,14 @@ def onboard(
     folder: RunFolder,
     client: Annotated[str, typer.Option("--client", metavar="ID", help="The newcomer's id.")],
     data: Annotated[Path, typer.Option(help="Its folder with train and test files, or one file.")],
-    epochs: Annotated[int | None, typer.Option(help="Local training once placed; default: what the run did.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes of local training; default: as many as in the run.")
+    ] = None,
     device: Device = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Bring a new client into a finished run: place it, train it locally, compare."""
+    """Bring a new client into a finished run: place it, train it locally, and compare scores."""
     with stdout_for_json(json_), progress(quiet, folder) as show:
         from fedlease.use.onboard import onboard as bring_in
         from fedlease.use.open_run import OpenRun
@@ -160,18 +164,18 @@ def serve(
     max_rows: Annotated[int, typer.Option(help="Most rows in a request.", min=1)] = 256,
     max_batch: Annotated[int, typer.Option(help="Most rows computed together.", min=1)] = 64,
     wait_ms: Annotated[float, typer.Option(help="How long a batch waits for more rows, in milliseconds.", min=0)] = 5.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer that may be asked for.", min=1)] = 1024,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer that may be requested.", min=1)] = 1024,
     token_file: Annotated[
-        Path | None, typer.Option(help="YAML or JSON: client ids, or '*', to tokens; default: no authentication.")
+        Path | None, typer.Option(help="YAML or JSON with a token per client id, or '*'; default: no authentication.")
     ] = None,
     access_log: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Add a line per request to FILE, without rows; - is stderr.")
+        str | None, typer.Option(metavar="FILE", help="Append a line per request to FILE, without rows; - is stderr.")
     ] = None,
     method: MethodName = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Answer for every client of a run over HTTP: labels of rows, or chats in the form of OpenAI's API."""
+    """Serve every client's model over HTTP: labels of rows, or chats in the format of OpenAI's API."""
     with progress(quiet, folder):
         from fedlease.use.serving.requests import Limits
         from fedlease.use.serving.serve import serve as listen

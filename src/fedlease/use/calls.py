@@ -1,4 +1,4 @@
-"""Commands on a finished run as one call each: predict, score, export, onboard."""
+"""Functions for finished runs, one per command: predict, score, export, onboard."""
 
 import os
 from collections.abc import Sequence
@@ -27,24 +27,24 @@ __all__ = ["export", "onboard", "predict", "score"]
 def predict(
     folder: str | Path, client: ClientId, rows: object, *, method: str | None = None, device: str | None = None
 ) -> list[dict[str, Any]]:
-    """Predicts labels, or writes answers, by the model of one client.
+    """Predicts labels, or generates answers, with the model of one client.
 
     Args:
-        folder: of the run.
-        client: whose model.
-        rows: texts or prompts in a list; or a list of dicts, a DataFrame or a Dataset with the run's text columns; or
-            the path of a file. Known labels are not looked at.
-        method: one of the run's methods; None takes the main one.
-        device: where to compute; None takes the run's if this machine has it, else the CPU.
+        folder: run folder.
+        client: id of the client.
+        rows: a list of texts or prompts; a list of dicts, a DataFrame or a Dataset with the run's text columns; or the
+            path of a file. Labels in them are ignored.
+        method: a method of the run; None takes the main one.
+        device: of the computation; None takes the run's if this machine has it, else the CPU.
 
     Returns:
-        A dict for each row: ``prediction``, and of classifiers ``probability`` and ``probabilities``, label ->
+        A dict per row: ``prediction`` and, for classifiers, ``probability`` and ``probabilities``, label ->
         probability.
 
     Raises:
-        RunFolderError: no run folder, or a damaged one.
-        ConfigError: the run has no such client or method, or the device is not one of this machine.
-        DataError: every fault of the rows.
+        RunFolderError: the folder has no run, or a damaged one.
+        ConfigError: the run does not have the client or method, or this machine does not have the device.
+        DataError: the rows have faults; the message has all of them.
     """
     run, known, _, read = _opened(folder, client, rows, method, device)
     from fedlease.use.predict import predict as predicted
@@ -55,23 +55,24 @@ def predict(
 def score(
     folder: str | Path, client: ClientId, rows: object, *, method: str | None = None, device: str | None = None
 ) -> dict[str, Any]:
-    """Scores the model of one client on rows that say what is true.
+    """Scores the model of one client on rows with labels, numbers or responses.
 
     Args:
-        folder: of the run.
-        client: whose model.
-        rows: as of :func:`predict`, with the run's columns of labels, numbers or responses.
-        method: one of the run's methods; None takes the main one.
-        device: where to compute; None takes the run's if this machine has it, else the CPU.
+        folder: run folder.
+        client: id of the client.
+        rows: as for :func:`predict`, with the run's columns of labels, numbers or responses.
+        method: a method of the run; None takes the main one.
+        device: of the computation; None takes the run's if this machine has it, else the CPU.
 
     Returns:
-        What ``fedlease predict --scores`` writes: ``rows``, how many of them were ``scored``, and the task's metrics;
-        of classifiers also ``classes``, by label, of language models the ``loss`` per token and the ``perplexity``.
+        The content that ``fedlease predict --scores`` writes: the number of ``rows``, how many of them were ``scored``,
+        and the task's metrics; for classifiers also ``classes``, by label; for language models the ``loss`` per token
+        and the ``perplexity``.
 
     Raises:
-        RunFolderError: no run folder, or a damaged one.
-        ConfigError: the run has no such client or method, or the device is not one of this machine.
-        DataError: every fault of the rows, or none of them says what is true.
+        RunFolderError: the folder has no run, or a damaged one.
+        ConfigError: the run does not have the client or method, or this machine does not have the device.
+        DataError: the rows have faults, or no row has a label, number or response.
     """
     run, known, table, read = _opened(folder, client, rows, method, device)
     from fedlease.use.file_scores import score_file
@@ -79,14 +80,14 @@ def score(
 
     found = score_file(run, known, table, predicted(run, known.id, read)) if table is not None and read else None
     if found is None:
-        raise DataError(f"rows: none of {len(read):,} says what is true, in the columns of the run (data.columns)")
+        raise DataError(f"rows: none of {len(read):,} can be scored by the columns of the run (data.columns)")
     return found.content
 
 
 def _opened(
     folder: str | Path, client: ClientId, rows: object, method: str | None, device: str | None
 ) -> "tuple[OpenRun, KnownClient, Table | None, list[Row]]":
-    """The run, the client, and the rows as a table and as the task reads them without what is to be predicted."""
+    """The run, the client, the table of rows, and the rows as the task's inputs."""
     settings = read_settings(Path(folder))  # before libraries that take seconds to load
     table = None
     if not isinstance(rows, str | os.PathLike):
@@ -123,33 +124,34 @@ def export(
     method: str | None = None,
     device: str | None = None,
 ) -> Path:
-    """Writes models as plain LoRA adapters or merged into their base, which need no fedlease to be loaded.
+    """Exports models as plain LoRA adapters or merged into their base, to be loaded without fedlease.
 
     Args:
-        folder: of the run.
-        out: a new folder.
-        client: whose model; with neither ``client`` nor ``expert``, everyone's and every expert.
-        expert: number of an expert, from 0, as it is.
+        folder: run folder.
+        out: new folder for the export.
+        client: id of the client whose model is exported; without ``client`` and ``expert``, all clients and experts
+            are.
+        expert: number of the expert that is exported, from 0.
         form: ``adapter``: plain LoRA; ``merged``: a client's whole model.
         mixture: ``folded``: a client's experts as one adapter; ``own``: its own expert.
-        rank: of a folded adapter; None is experts x r.
-        base: hub id by which others find a base that is a folder.
-        scores: whether to measure on the rows of the run.
-        data: the rows of the run, where they were in memory.
-        method: one of the run's methods; None takes the main one.
-        device: where to compute; None takes the run's if this machine has it, else the CPU.
+        rank: rank of a folded adapter; None is experts x r.
+        base: hub id of a base that the run loaded from a folder.
+        scores: whether to score the models on the rows of the run.
+        data: the rows of the run, if they were in memory.
+        method: a method of the run; None takes the main one.
+        device: of the computation; None takes the run's if this machine has it, else the CPU.
 
     Returns:
         The folder.
 
     Raises:
-        RunFolderError: no run folder, a damaged one, or rows that have changed since the run.
-        ConfigError: no such client or expert, ``out`` exists, or arguments that contradict each other.
+        RunFolderError: the folder has no run or a damaged one, or the rows have changed since the run.
+        ConfigError: the run does not have the client or expert, ``out`` exists, or arguments contradict each other.
     """
     if client is not None and expert is not None:
         raise ConfigError(f"export: at most one of client and expert can be given, received {client!r} and {expert!r}")
     if expert is not None and form == "merged":
-        raise ConfigError("form: merged is of a client's model; an expert goes as an adapter")
+        raise ConfigError("form: merged is only for a client's model; an expert is exported as an adapter")
     read_settings(Path(folder))  # before libraries that take seconds to load
     from fedlease.use.export import Exporter
     from fedlease.use.open_run import OpenRun
@@ -172,25 +174,24 @@ def onboard(
     device: str | None = None,
     progress: bool = True,
 ) -> "Onboarded":
-    """Brings a new client into a finished run: places it with an expert where there are experts,
-    trains locally and compares.
+    """Brings a new client into a finished run: places it with an expert if there are any, trains it and compares.
 
     Args:
-        folder: of the run.
-        client: the newcomer's id.
+        folder: run folder.
+        client: id of the new client.
         data: its folder with train and test files, or one file.
-        epochs: of local training once it is placed; None takes as many as the run had.
-        device: where to compute; None takes the run's if this machine has it, else the CPU.
-        progress: whether to show how far it is, on standard error or in the notebook.
+        epochs: passes of local training after the placement; None takes as many as in the run.
+        device: of the computation; None takes the run's if this machine has it, else the CPU.
+        progress: whether to show progress on standard error or in the notebook.
 
     Returns:
-        Where it was placed, if anywhere, and the scores of what it could have.
+        The placement, if any, and the scores of the models that the client could use.
 
     Raises:
-        RunFolderError: no run folder, or a damaged one.
-        ConfigError: the id is taken, or the folder holds one client's model alone.
-        DataError: every fault of the rows.
-        RunFailedError: its training diverged; nothing is written.
+        RunFolderError: the folder has no run, or a damaged one.
+        ConfigError: the id is taken, or the folder has only one client's model.
+        DataError: the rows have faults; the message has all of them.
+        RunFailedError: training diverged; nothing is written.
     """
     read_settings(Path(folder))  # before libraries that take seconds to load
     if not isinstance(data, str | os.PathLike):

@@ -1,4 +1,4 @@
-"""A new client in a finished run: placed with an expert by its warm-up, or joining as one that comes late."""
+"""Onboarding of a new client in a finished run: placed with an expert by its warm-up, or joining as a late client."""
 
 import math
 from collections.abc import Callable
@@ -44,16 +44,15 @@ OnBatch = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True)
 class Onboarded:
-    """How a new client came in.
+    """The result of onboarding a client.
 
     Attributes:
         folder: its files in the run folder.
-        placement: distances to the experts' warm-ups, margin, and whether it is unlike any; None where a method has no
-            experts.
-        scores: in order: majority class or most frequent answer, untrained model, its own warm-up and every expert
-            alone where there are experts, its model on arrival, its model after local training; headline metric on its
-            test rows.
-        notes: what is unusual in its rows, a sentence each.
+        placement: its expert, with the evidence; None for a method without experts.
+        scores: headline metric on its test rows, in this order: majority class or most frequent answer, untrained
+            model, its own warm-up and every expert alone (if there are experts), its model on arrival, and its model
+            after local training.
+        notes: remarks about its rows, one sentence each.
     """
 
     folder: Path
@@ -65,26 +64,25 @@ class Onboarded:
 def onboard(
     run: OpenRun, client: ClientId, data: Path, epochs: int | None = None, on_batch: OnBatch | None = None
 ) -> Onboarded:
-    """Adds a client to a finished run; what the other clients have stays as it is; the report is written
-    anew.
+    """Adds a client to a finished run, without changing the models of other clients, and rewrites the report.
 
-    Under a method that allocates experts it warms up from the run's initial adapter, is placed with the expert to whose
-    clients' warm-ups its own is nearest (paper, distance of phase 1), gets that expert, its cluster's router and a
-    head, and trains them on its own rows. Under any other method it joins as a client that comes late, see
-    :func:`fedlease.use.late_client.join`. What it trains is its own copy.
+    Under a method with experts, the client warms up from the run's initial adapter, is placed with the expert whose
+    clients' warm-ups are nearest to its own (paper, distance of phase 1), and trains its own copy of that expert, its
+    cluster's router and a head on its rows. Under any other method, it joins as a late client, see
+    :func:`fedlease.use.late_client.join`.
 
     Args:
-        run: opened run folder, of the run's own method, not of a baseline.
+        run: run folder opened with the run's main method.
         client: its id.
         data: a folder with train and test files, or one file.
-        epochs: of local training after the placement; None takes ``rounds`` x ``train.local_epochs``, 0 trains none.
+        epochs: passes of local training after the placement; None takes ``rounds`` x ``train.local_epochs``.
         on_batch: called after every optimiser step.
 
     Raises:
         ConfigError: the id is taken or cannot be a folder name, the method is a baseline, the folder holds one client's
             model alone, or ``epochs`` < 0.
-        DataError: every fault of the rows.
-        RunFailedError: its training diverged; nothing is written.
+        DataError: the rows have faults; the message has all of them.
+        RunFailedError: training diverged; nothing is written.
     """
     with run_lock(run.out):
         sweep(run.out / "onboarded")

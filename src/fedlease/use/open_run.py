@@ -1,6 +1,6 @@
-"""A run folder opened for use: its base model loaded once, every client's personalised model at hand.
+"""A run folder opened for use, with its base model and every client's personalised model.
 
-What a Flower node writes of its own model is opened likewise: a folder with one client.
+A folder that a Flower node writes for its own model is opened in the same way, as one with a single client.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,12 +54,12 @@ class KnownClient:
     """A client of a run.
 
     Attributes:
-        id: its name.
-        task: what its rows are about.
-        labels: its own label list.
-        pairs: whether its rows have a second text; None if the run folder does not state it.
+        id: its id.
+        task: task of its rows.
+        labels: its labels.
+        pairs: whether its rows have a second text; None if the run folder does not say.
         newcomer: whether it was onboarded after the run.
-        scale: mean and standard deviation of its numbers, which its model gives (number - mean) / deviation of.
+        scale: mean and standard deviation of its numbers; its model predicts (number - mean) / deviation.
     """
 
     id: ClientId
@@ -74,22 +74,22 @@ class OpenRun:
     """A run folder opened for use; base model and tokenizer are loaded when they are first needed.
 
     Args:
-        folder: of a finished run, of one in progress, whose last step is used, or a node's own model.
-        method: one of the run's methods; None takes the main one.
-        device: where models compute; None takes the run's if this machine has it, else the CPU.
-        dtype: of the base and its products; None takes the run's.
+        folder: of a finished run; of a run in progress, whose last step is used; or of a node's own model.
+        method: a method of the run; None takes the main one.
+        device: of the computation; None takes the run's if this machine has it, else the CPU.
+        dtype: of the base and its matrix products; None takes the run's.
         quantisation: of the base; None takes the run's.
 
     Attributes:
         out: the run folder.
-        settings: of the run, with the requested type.
+        settings: of the run, with the requested dtype.
         method: name of the method whose models are used.
-        clients: id -> client, those of the run and newcomers, sorted.
-        saved: the method's last step; in a node's folder its state is the client's model.
+        clients: id -> client, including newcomers, sorted.
+        saved: the method's last step; in a node's folder, its state is the client's model.
 
     Raises:
-        RunFolderError: no run folder, damaged, or before its first step.
-        ConfigError: the run has no such method, or the device is not one of this machine.
+        RunFolderError: the folder has no run, a damaged one, or one without a finished step.
+        ConfigError: the run does not have the method, or this machine does not have the device.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class OpenRun:
         if self.method not in names:
             raise ConfigError(f"method: the run has {names}, received {method!r}")
         cards = read_clients(self.out)
-        # A newcomer was placed with an expert of the main method; the others do not know it.
+        # A newcomer was placed with an expert of the main method, and is unknown to other methods.
         newcomers = read_newcomers(self.out) if self.method == self.settings.method else {}
         everyone: dict[ClientId, ClientCard | Newcomer] = {**cards, **newcomers}
         self.clients = {
@@ -123,7 +123,9 @@ class OpenRun:
         }
         saved = self._own_model() or Checkpoint(method_files(self.out, self.settings, self.method).folder).load()
         if saved is None:
-            raise RunFolderError(f"{self.out}: {self.method} has not completed a step yet, there is nothing to load")
+            raise RunFolderError(
+                f"{self.out}: {self.method} has not completed a step yet, so there is no model to load"
+            )
         self.saved = saved
         self.device = torch.device(usable_device(device) if device else self._device_of_run())
 
@@ -131,7 +133,7 @@ class OpenRun:
         """One client.
 
         Raises:
-            ConfigError: the run has no such client; the message lists those it has.
+            ConfigError: the run does not have the client; the message lists its clients.
         """
         if client not in self.clients:
             raise ConfigError(f"client: the run has {sorted(self.clients)}, received {client!r}")
@@ -139,12 +141,12 @@ class OpenRun:
 
     @property
     def threads(self) -> int:
-        """CPU threads: as many as in the run, for the same bits, but not more than this process may use."""
+        """Number of CPU threads: as in the run, for the same bits, but at most those that this process may use."""
         return min(self.settings.num_threads, usable_threads())
 
     @cached_property
     def task(self) -> Task:
-        """The task that clients optimise."""
+        """The learning task."""
         return make_task(self.settings)
 
     @cached_property
@@ -168,7 +170,7 @@ class OpenRun:
 
     @property
     def resident(self) -> ResidentModel:
-        """The base model in which :meth:`load` puts one client's adapter and head at a time."""
+        """The base model, into which :meth:`load` loads one client's adapter and head at a time."""
         return self.loaded.resident
 
     @cached_property
@@ -183,18 +185,18 @@ class OpenRun:
         return build_method(self.settings, self.method, Heads(self.loaded, members))
 
     def model(self, client: ClientId) -> ClientModel:
-        """A client's personalised model as it was evaluated, head included.
+        """A client's personalised model with its head, as it was scored.
 
         Raises:
-            ConfigError: the run has no such client.
-            RunFolderError: a newcomer's files are damaged, or a piece of the client's model is on its own machine.
+            ConfigError: the run does not have the client.
+            RunFolderError: a newcomer's files are damaged, or a part of the client's model is on its own machine.
         """
         if self.client(client).newcomer:
             return newcomer_model(self.out, client)
         if is_elsewhere(self.saved.private.get(client, {})):
             raise RunFolderError(
-                f"{self.out}: client {client!r} has a piece of its model (such as its head) on its own machine, so it "
-                "cannot be put together here"
+                f"{self.out}: client {client!r} has a part of its model (such as its head) on its own machine, so it "
+                "cannot be loaded here"
             )
         if isinstance(self.saved.state, ClientModel):
             return self.saved.state
@@ -204,9 +206,13 @@ class OpenRun:
             return replace(model, tensors=private.overlay(model))
 
     def received(self, client: ClientId, rank: int | None = None) -> ClientModel:
-        """A client's model on the server: without its private tensors, head included; at its own rank, or another.
+        """A client's model as the server has it, with its head but without its private tensors.
 
-        The choice among candidates is made on train rows, which are not at hand; the one it was scored with is on file.
+        Among candidates, it takes the one with which the client was scored, since train rows are not available here.
+
+        Args:
+            client: id of the client.
+            rank: of the model; None is the client's own rank.
         """
         policy = self.policy
         if rank is not None and isinstance(policy.method, WithRanks):
@@ -222,8 +228,8 @@ class OpenRun:
     def expert_of(self, client: ClientId) -> int | None:
         """The number of the expert, group or candidate whose adapter is the client's own.
 
-        None for a method without them, also one whose tiers add up, of which none is a client's alone; for a client
-        that is with none yet, and for a newcomer, whose copy is its own.
+        None for a method without these, or whose adapters are summed; for a client that has none yet; and for a
+        newcomer, which has its own copy.
         """
         if self.client(client).newcomer or isinstance(self.saved.state, ClientModel):
             return None
@@ -237,7 +243,7 @@ class OpenRun:
         return chosen if chosen is not None else group if group >= 0 else None
 
     def _choice(self, client: ClientId) -> int | None:
-        """The candidate that the client was scored with at the end; None until then."""
+        """The candidate with which the client was scored at the end; None until then."""
         summary = read_summary(method_files(self.out, self.settings, self.method))
         if summary is None or client not in summary.per_client:
             return None
@@ -247,7 +253,7 @@ class OpenRun:
         return chosen
 
     def load(self, client: ClientId, model: ClientModel | None = None) -> KnownClient:
-        """Puts a client's model, or another one with its labels, in place in ``resident``."""
+        """Loads a client's model, or another model with its labels, into ``resident``."""
         known = self.client(client)
         if model is None:
             model = self.model(client)
@@ -257,12 +263,12 @@ class OpenRun:
         return known
 
     def encode(self, rows: Sequence[Row], scale: Scale = UNSCALED) -> Encoded:
-        """Tokenises rows as the run did; ``scale`` is that of the client whose rows they are."""
+        """Tokenises rows as in the run; ``scale`` is that of the rows' client."""
         return self.task.encode(rows, self.tokenizer, scale)
 
     @contextmanager
     def fitting(self, client: ClientId) -> Iterator[None]:
-        """Reports a model whose pieces, each of the right type, do not fit together as damage of the folder."""
+        """Within the context, errors from a model whose parts do not fit together are reported as a damaged folder."""
         try:
             yield
         except FedLeaseError:

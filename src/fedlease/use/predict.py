@@ -1,4 +1,4 @@
-"""Labels and probabilities, or answers, for rows that have none yet, by the model of one client."""
+"""Predictions of labels with probabilities, or generated answers, by the model of one client."""
 
 import csv
 import io
@@ -29,20 +29,20 @@ STDIN = Path("-")
 
 
 def predict(run: OpenRun, client: ClientId, rows: Sequence[Row], on_rows: OnRows | None = None) -> list[dict[str, Any]]:
-    """Labels with their probabilities, or answers, in the order of the rows; known ones are not looked at.
+    """Predicts labels with their probabilities, or generates answers; labels in the rows are ignored.
 
     Args:
         run: opened run folder.
-        client: whose model.
+        client: id of the client.
         rows: texts or prompts.
         on_rows: called after every batch.
 
     Returns:
-        A dictionary for each row, with the task's ``prediction_columns``: ``prediction``, and of classifiers
+        A dictionary per row with the task's ``prediction_columns``: ``prediction`` and, for classifiers,
         ``probability`` and ``probabilities``, label -> probability in the order of the client's labels.
 
     Raises:
-        ConfigError: the run has no such client.
+        ConfigError: the run does not have the client.
     """
     known = run.load(client)
     if not rows:
@@ -60,11 +60,11 @@ def predict_file(
     scores: Path | None = None,
     on_scores: Callable[[FileScores], None] | None = None,
 ) -> str:
-    """Reads rows, predicts, and writes every row back with what was predicted; a file that has the labels is scored.
+    """Reads rows, and writes them with their predictions; rows with labels are also scored.
 
     Args:
         run: opened run folder.
-        client: whose model.
+        client: id of the client.
         file: JSON Lines, CSV or Parquet with the run's text columns, or ``-``: JSON Lines or CSV on standard input.
         out: ``.jsonl`` or ``.csv``; None writes nothing.
         on_rows: called after every batch.
@@ -75,9 +75,9 @@ def predict_file(
         The written rows; JSON Lines unless ``out`` is CSV.
 
     Raises:
-        ConfigError: the run has no such client.
-        DataError: the rows cannot be used, have no labels although ``scores`` is given, or ``out`` or ``scores``
-            exists, is of another type or cannot be written; nothing is written then.
+        ConfigError: the run does not have the client.
+        DataError: the rows cannot be used, or have no labels although ``scores`` is given; or ``out`` or ``scores``
+            exists, has another type or cannot be written. Nothing is written then.
     """
     suffix = ".jsonl" if out is None else split_name(out)[1]
     if out is not None and suffix not in (".jsonl", ".csv"):
@@ -94,7 +94,7 @@ def predict_file(
         raise DataError(f"scores: {table.path} has nothing to score by (data.columns.label={column})")
     text = written(table, predictions, as_csv=suffix == ".csv")
     if out is not None:
-        # Columns that are not read may hold lone surrogates, which JSON writes as this does.
+        # Columns that are not read may have lone surrogates, which are escaped as in JSON.
         _write("out", out, text.encode(errors="backslashreplace"))
     if found is not None and scores is not None:
         _write("scores", scores, as_json(found.content))
@@ -115,7 +115,7 @@ def read_rows(run: OpenRun, known: KnownClient, file: Path) -> tuple[Table, list
     """The rows of a file, with or without a label column.
 
     Raises:
-        DataError: every fault of the file.
+        DataError: the file has faults; the message has all of them.
     """
     faults, limits, form = Faults(), run.settings.data.limits, Form.of(run.settings.data)
     if file == STDIN:
@@ -133,17 +133,17 @@ def read_rows(run: OpenRun, known: KnownClient, file: Path) -> tuple[Table, list
         raise AssertionError("unreachable: a file without rows is a fault")
     taken = [name for name in run.task.prediction_columns if name in table.columns]
     if taken:
-        faults.add(f"{table.path}: has a column {', '.join(map(repr, taken))} already, which would be overwritten")
+        faults.add(f"{table.path}: already has a column {', '.join(map(repr, taken))}, which would be overwritten")
     rows = run.task.read_inputs(table, run.settings.data.columns, faults, pairs=known.pairs)
     faults.check()
     return table, rows
 
 
 def written(table: Table, predictions: Sequence[Mapping[str, Any]], *, as_csv: bool) -> str:
-    """The rows of a table with the columns of their predictions added; numbers have six places.
+    """The rows of a table with the columns of their predictions added; numbers have six decimals.
 
-    In CSV there is one column ``probability of <label>`` per label instead of ``probabilities``, and a text that a
-    spreadsheet would take for a formula has an apostrophe before it, which the readers of rows take away again.
+    In CSV, ``probabilities`` becomes one column ``probability of <label>`` per label, and a text that a spreadsheet
+    would take for a formula gets a leading apostrophe, which the readers of rows remove again.
     """
     rows = [
         {**record.values, **{name: _rounded(value) for name, value in prediction.items()}}
@@ -157,7 +157,7 @@ def written(table: Table, predictions: Sequence[Mapping[str, Any]], *, as_csv: b
     writer = csv.writer(target)
     writer.writerow([as_text(name) for name in (*plain, *(f"probability of {label}" for label in labels))])
     for row in rows:
-        # CSV has no lists: a chat that came as one is written as JSON, as it may be read.
+        # CSV has no lists: a chat is written as JSON, which can be read again.
         values = [_cell(row.get(column)) for column in plain]
         writer.writerow([*values, *(row["probabilities"][label] for label in labels)])
     return target.getvalue()

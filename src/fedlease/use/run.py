@@ -1,4 +1,4 @@
-"""A run, its check and its continuation from one call each, and the models of its result."""
+"""Functions to run, check and resume, and the result of a run."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class RunResult:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The main method's."""
+        """The summary of the main method."""
         return next(iter(self.summaries.values()))
 
     @property
@@ -49,7 +49,7 @@ class RunResult:
         return found
 
     def load(self, client: ClientId, method: str | None = None, **how: Any) -> Any:
-        """The client's personalised model as a ``PeftModel``; ``how`` and all else: see :func:`fedlease.load`."""
+        """The client's personalised model as a ``PeftModel``; for the arguments, see :func:`fedlease.load`."""
         from fedlease.use.load import load
 
         return load(self.out, client, method, **how)
@@ -66,7 +66,7 @@ def run(
     progress: bool = True,
     **overrides: Any,
 ) -> RunResult:
-    """Runs FedLEASE, or another method, from one call.
+    """Runs FedLEASE or another method.
 
     Args:
         config: a YAML file, the name of a preset, dotted keys with values, or settings; None is the quickstart.
@@ -75,14 +75,14 @@ def run(
             :class:`~fedlease.data.federation.Federation`; or the path of files. None takes those of the settings.
         out: folder to write; None makes one in ``runs``.
         listeners: receive every event.
-        continue_from: folder of a finished run that this one goes on from; its settings are taken, so that ``config``
-            holds changes alone, and ``rounds="+5"`` is five more than it had.
-        new_rows: whether the rows may be others than those of ``continue_from``.
-        progress: whether to print how far it is, on standard error or in the notebook, and the results.
+        continue_from: folder of a finished run that this one continues with the same settings; ``config`` then has only
+            changes, and ``rounds="+5"`` means five more than before.
+        new_rows: whether the rows may differ from those of ``continue_from``.
+        progress: whether to print progress, on standard error or in the notebook, and the results.
         **overrides: settings by name, with ``__`` for the dot: ``train__lr=1e-3``.
 
     Raises:
-        InputError: something given is wrong; nothing was trained.
+        InputError: settings, data or model are wrong; nothing was trained.
         RunFailedError: the run cannot continue; ``resume`` continues from its last step.
     """
     origin = Path(continue_from) if continue_from is not None else None
@@ -90,7 +90,7 @@ def run(
     folder = Path(out) if out is not None else default_out(settings)
     check_no_run(folder)
     with watched(LOADING.format(folder), progress=progress, listeners=listeners) as heard:
-        # Before libraries that take seconds to load; a run that goes on compares them with those of the other.
+        # Rows are read before libraries that take seconds to load; with ``continue_from``, they are compared later.
         read = rows_of(resolve_paths(settings), rows) if origin is None else None
         from fedlease.runs.runner import run_settings
 
@@ -104,10 +104,12 @@ def check(
     """Checks settings, rows and model without training, and estimates time, memory and bytes.
 
     Args:
-        config: as of :func:`run`, and likewise ``data`` and ``overrides``.
+        config: as for :func:`run`.
+        data: as for :func:`run`.
+        **overrides: as for :func:`run`.
 
     Raises:
-        InputError: what a run would have raised before its first step.
+        InputError: whatever a run would raise before its first step.
     """
     settings, rows = _call(config, overrides, data)
     read = rows_of(resolve_paths(settings), rows)
@@ -125,22 +127,23 @@ def resume(
     listeners: "Sequence[Listener]" = (),
     progress: bool = True,
 ) -> RunResult:
-    """Goes on with an interrupted run from its last complete step; a finished one is left as it is.
+    """Continues an interrupted run after its last complete step; a finished run does not change.
 
-    With ``to`` or ``without`` a run, finished or not, goes back first.
+    With ``to`` or ``without``, a finished or unfinished run goes back first.
 
     Args:
-        folder: of the run.
-        to: the first round that is made again; 0, and None with ``without``, is the warm-up. Others need that the run
-            kept the step before (``checkpoints``).
+        folder: run folder.
+        to: first round to repeat; 0, or None with ``without``, is the warm-up. For other rounds, the run must have kept
+            the step before (``checkpoints``).
         without: clients that take no part from then on.
-        data: the rows that the run began with, where they were in memory.
+        data: the rows with which the run started, if they were in memory.
         listeners: receive every event.
-        progress: whether to print how far it is, on standard error or in the notebook, and the results.
+        progress: whether to print progress, on standard error or in the notebook, and the results.
 
     Raises:
-        RunFolderError: no run folder, damaged, or the rows or the base model are no longer those the run began with.
-        ConfigError: a client that is none of the run's.
+        RunFolderError: the folder has no run or a damaged one, or the rows or the base model are no longer those with
+            which the run started.
+        ConfigError: the run does not have a client of ``without``.
         RunFailedError: the run cannot continue.
     """
     out = Path(folder)
@@ -159,7 +162,7 @@ def _call(config: object, overrides: Mapping[str, Any], data: object) -> tuple[S
 
 
 def _going_on(origin: Path, config: object, overrides: Mapping[str, Any], data: object) -> tuple[Settings, object]:
-    """The settings of a call that goes on from a run, and its rows in memory."""
+    """The settings of a call that continues a run, and its rows in memory."""
     if config is not None and not isinstance(config, Mapping):
         raise ConfigError(
             f"config: must be changes to the settings of continue_from, by their dotted names, received {config!r}"
