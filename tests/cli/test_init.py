@@ -138,7 +138,7 @@ def test_a_file_is_replaced_only_by_force(shell: Shell, tmp_path: Path) -> None:
     ("words", "fault"),
     [
         (["nothing"], "init: 'nothing' does not exist"),
-        (["."], "init: '.' holds no files of rows (.jsonl, "),
+        (["."], "init: '.' has no files with rows (.jsonl, "),
         (["rows.txt"], "rows.txt: file type '.txt' is not one of .jsonl, "),
         (["empty.csv"], "init: 'empty.csv' have no rows"),
         (["broken.jsonl"], "broken.jsonl, line 1: malformed JSON"),

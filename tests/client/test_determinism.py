@@ -62,7 +62,7 @@ def test_an_operation_that_cannot_repeat_is_one_sentence() -> None:
     with pytest.raises(ConfigError) as caught, same_bits(GPU):
         raise RuntimeError(torchs)
     assert caught.value.faults == (
-        f"deterministic: {said}; with deterministic=false the model runs, and repeats up to rounding",
+        f"deterministic: {said}; with deterministic=false the model runs, but results repeat only up to rounding",
     )
     with pytest.raises(RuntimeError, match="out of memory"), same_bits(GPU):
         raise RuntimeError("CUDA out of memory")

@@ -168,7 +168,8 @@ def test_a_node_unpacks_no_more_than_its_bound() -> None:
 def test_what_builds_on_what_arrived_comes_last(names: list[str]) -> None:
     assert len(make_filters(["bfloat16", "int4"])) == 2
     with pytest.raises(
-        ConfigError, match=rf"filters: one of changed, int8, int4 at most, .*received .* with '{names[0]}'"
+        ConfigError,
+        match=rf"filters: only the last filter may be one of changed, int8, int4, .*received .* with '{names[0]}'",
     ):
         make_filters(names)
 

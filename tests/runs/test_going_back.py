@@ -63,7 +63,7 @@ def test_from_a_later_round_on_without_a_client_the_others_go_on(run: Path) -> N
     lines = rounds_of(run)
     assert [line["round"] for line in lines] == [0, 1, 2, 3]
     assert GONE in lines[2]["clients"] and GONE not in lines[3]["clients"]
-    assert "left out after the run had begun: planted-0-1" in (run / "report.html").read_text()
+    assert "left out after the start of the run: planted-0-1" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

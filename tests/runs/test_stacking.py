@@ -102,7 +102,7 @@ def test_on_a_processor_auto_is_one_where_more_bring_nothing_or_alter_more_than_
     settings = prepared.loaded.settings
     train, privacy = settings.train, settings.privacy
     cases: list[tuple[str, dict[str, Any], str]] = [
-        ("cpu", {"threads": 1}, "in float32 one thread"),
+        ("cpu", {"threads": 1}, "with float32 and one thread"),
         ("cpu", {"threads": 2, "train": train.model_copy(update={"base_dropout": True})}, "train.base_dropout"),
         ("cpu", {"threads": 2, "privacy": privacy.model_copy(update={"epsilon": 8.0})}, "privacy.epsilon"),
         ("mps", {"threads": 2}, "not known to be faster on mps"),

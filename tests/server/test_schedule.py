@@ -107,7 +107,9 @@ def test_what_cannot_be_is_refused_beforehand() -> None:
         ConfigError, match=r"schedule\.seconds: must be given if schedule\.until is deadline, received No"
     ):
         check_settings(small_settings(schedule__until="deadline"))
-    with pytest.raises(ConfigError, match=r"schedule\.seconds: is read where .* is deadline, received 5 with 'first'"):
+    with pytest.raises(
+        ConfigError, match=r"schedule\.seconds: is only used if .* is deadline, received 5 with 'first'"
+    ):
         check_settings(small_settings(schedule__until="first", schedule__seconds=5))
     with pytest.raises(ConfigError, match=r"schedule\.seconds: .*received (0|inf)"):
         small_settings(schedule__seconds=0)

@@ -228,7 +228,7 @@ def test_what_is_no_causal_model_or_reads_padding_is_refused(name: str, tmp_path
     settings = ARCHITECTURES[name]
     folder = variant(save(name, tmp_path / "saved", causal=True), tmp_path / name, ADDED["decoder"])
     resident, base, tokenizer = opened(folder, Generation(64, 4))
-    with pytest.raises(ModelError, match=r"of a row depends on (tokens behind it|the rows that share its batch)"):
+    with pytest.raises(ModelError, match=r"for a row depends on (tokens behind it|the rows that share its batch)"):
         check_batches(resident, tokenizer, model_of(shapes_of(name, base), "none"), settings[1], {}, ["a"])
 
 

@@ -245,7 +245,7 @@ class Generation:
 
         everyone, longest = range(len(rows)), [1]
         return {
-            "tokens behind it, since it is no causal language model": (
+            "tokens behind it, since it is not a causal language model": (
                 answered(longest)[0][:-1],
                 answered(longest, other_end=True)[0][:-1],
             ),

@@ -206,13 +206,9 @@ class OpenRun:
             return replace(model, tensors=private.overlay(model))
 
     def received(self, client: ClientId, rank: int | None = None) -> ClientModel:
-        """A client's model as the server has it, with its head but without its private tensors.
+        """A client's model as the server has it, with its head, without private tensors, at its own rank or another.
 
         Among candidates, it takes the one with which the client was scored, since train rows are not available here.
-
-        Args:
-            client: id of the client.
-            rank: of the model; None is the client's own rank.
         """
         policy = self.policy
         if rank is not None and isinstance(policy.method, WithRanks):
