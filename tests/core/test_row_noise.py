@@ -47,8 +47,8 @@ def test_every_row_takes_part_by_itself(seed: int | None) -> None:
 
 def test_steps_are_those_of_training_without_noise() -> None:
     """1,500 rows in batches of 64 are 24 steps a pass; fewer rows than a batch are one step with all of them."""
-    assert sampling(1500, 64, 3) == (64 / 1500, 72)
-    assert sampling(10, 64, 3) == (1.0, 3)
+    assert sampling(1500, 64) == (64 / 1500, 24)
+    assert sampling(10, 64) == (1.0, 1)
 
 
 def test_steps_on_halves_count_once_at_the_rate_of_the_smaller_half() -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("flwr", reason="flwr is not installed: pip install 'fedlease
 
 def test_fewer_than_three_clients_are_refused_beforehand() -> None:
     on = small_settings(privacy__secure_sums=True)
-    why = "privacy.secure_sums: needs 3 clients with rows to learn from, there are 2 clients"
+    why = "privacy.secure_sums: needs 3 clients with rows to learn from, and 2 clients have such rows"
     assert sum_fault(on, 2) == why and sum_fault(on, 3) == "" and sum_fault(small_settings(), 2) == ""
     drawn = small_settings(privacy__secure_sums=True, method="fedit", clients_per_round=2)
     assert sum_fault(drawn, 8) == "clients_per_round: must be at least 3 with privacy.secure_sums, received 2"

@@ -87,7 +87,7 @@ class PrivateSteps:
         """The samples of one pass."""
         drawn = []
         for rows in self.halves or (range(len(self.rows)),):
-            rate, count = sampling(len(rows), self.training.terms.batch_size, 1)
+            rate, count = sampling(len(rows), self.training.terms.batch_size)
             drawn.append([[rows[i] for i in poisson_batch(len(rows), rate, self.draws)] for _ in range(count)])
         return in_turn(drawn)
 

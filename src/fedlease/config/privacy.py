@@ -94,11 +94,6 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"method: {CENTRALISED} pools the rows of all clients, which privacy.epsilon is to protect"
 
 
-def _groupings(raw: Mapping[str, Any]) -> list[str]:
-    """Sections of the methods of :data:`GROUPING` that the run uses."""
-    return [method.replace("-", "_") for method in GROUPING if method in methods_asked(raw)]
-
-
 def variant_of(raw: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The raw settings of a method of :data:`GROUPING`, including the defaults in which FedLEASE+ differs."""
     return {**(PLUS if method == "fedlease-plus" else {}), **group_of(raw, method.replace("-", "_"))}
@@ -123,7 +118,10 @@ def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"method: fed-sb {SKETCHED}"
     if raw.get("head") == "shared":
         yield f"head: must be local or frozen, since a shared head {SKETCHED}, received 'shared'"
-    for section in _groupings(raw):
+    for method in GROUPING:
+        section = method.replace("-", "_")
+        if method not in methods_asked(raw):
+            continue
         if (start := group_of(raw, section).get("expert_start")) not in (None, "cluster"):
             yield f"{section}.expert_start: {SKETCHED}; must be cluster, received {start!r}"
 

@@ -59,9 +59,9 @@ class Draws(Protocol):
         """Standard normal numbers, (count,) float32, on the CPU."""
 
 
-def sampling(rows: int, batch_size: int, passes: int) -> Sampling:
-    """The steps of this many passes over rows: as many as without privacy, each with ``batch_size`` rows on average."""
-    return min(1.0, batch_size / rows), passes * math.ceil(rows / batch_size)
+def sampling(rows: int, batch_size: int) -> Sampling:
+    """The steps of a pass over rows: as many as without privacy, each with ``batch_size`` rows on average."""
+    return min(1.0, batch_size / rows), math.ceil(rows / batch_size)
 
 
 def samplings(rows: int, batch_size: int, steps: Amount) -> tuple[Sampling, ...]:

@@ -60,7 +60,8 @@ def sum_fault(settings: Settings, learners: int) -> str:
     except ConfigError as error:
         return error.faults[0]
     if learners < LEAST:
-        return f"privacy.secure_sums: needs {LEAST} clients with rows to learn from, there {_are(learners)}"
+        have = counted(learners, "client has", "clients have")
+        return f"privacy.secure_sums: needs {LEAST} clients with rows to learn from, and {have} such rows"
     sampled = settings.clients_per_round
     if sampled is not None and sampled < LEAST:
         return f"clients_per_round: must be at least {LEAST} with privacy.secure_sums, received {sampled}"
@@ -97,7 +98,3 @@ def sum_notes(settings: Settings) -> list[str]:
             "updates after them"
         )
     return notes
-
-
-def _are(count: int) -> str:
-    return f"{'is' if count == 1 else 'are'} {counted(count, 'client')}"

@@ -67,10 +67,10 @@ class SecureSums:
             of[client].take_keys(client, told)
         for client, told in self._ask([one.share_asks() for one in sums]):
             of[client].take_shares(client, told)
-        alone = {client: request for client, request in requests.items() if client not in _members(groups)}
+        grouped = {client for members in groups.values() for client in members}
         masked = {client: request for one in sums for client, request in one.train_requests().items()}
         # In the order of the requests, which the schedule has chosen.
-        both = {client: {**alone, **masked}[client] for client in requests if client in alone or client in masked}
+        both = {c: masked.get(c, request) for c, request in requests.items() if c in masked or c not in grouped}
         came = set()
         for client, reply in self.transport.send(both) if both else ():
             came.add(client)
@@ -98,7 +98,3 @@ def _groups(requests: Mapping[ClientId, Request]) -> dict[Any, dict[ClientId, Tr
             layout = tuple((name, tuple(tensor.shape)) for name, tensor in request.task.expected.items())
             found.setdefault((request.group, layout), {})[client] = request
     return found
-
-
-def _members(groups: Mapping[Any, Mapping[ClientId, Train]]) -> set[ClientId]:
-    return {client for members in groups.values() for client in members}

@@ -74,14 +74,14 @@ class Content(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
-def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Reads the JSON object in a file.
 
     Raises:
-        RunFolderError: missing, no regular file, beyond a limit, or no JSON object.
+        RunFolderError: the file is missing, is not a regular file, exceeds a limit, or has no JSON object.
     """
     try:
-        return parse_json(read_file(path, most), path)
+        return parse_json(read_file(path, MOST_BYTES), path)
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} is missing or damaged: there is no such file") from error
 
@@ -112,14 +112,14 @@ def parse_json(blob: bytes, where: object) -> dict[str, Any]:
     raise RunFolderError(f"{where} is damaged: lists and objects are nested more than {MOST_DEPTH} deep")
 
 
-def read_lines(path: Path, most: int = MOST_BYTES) -> list[bytes]:
-    """Reads the lines of a file, without their ends; in a complete file the last one is empty.
+def read_lines(path: Path) -> list[bytes]:
+    """Reads the lines of a file without their line ends; the last line of a complete file is empty.
 
     Raises:
-        RunFolderError: no regular file, or beyond a limit.
+        RunFolderError: the file is not a regular file, or exceeds a limit.
     """
     try:
-        blob = read_file(path, most)
+        blob = read_file(path, MOST_BYTES)
     except FileNotFoundError:
         return []
     if blob.count(b"\n") > MOST_LINES:

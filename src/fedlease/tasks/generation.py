@@ -153,7 +153,7 @@ class Generation:
         torch.set_num_threads(threads)
         model.for_scoring()
         total = 0.0
-        for batch in _batches(rows):
+        for batch in evaluation_batches(rows.lengths, EVALUATION_BATCH):
             inputs, labels = collate(rows, batch, model.device)
             with model.weighing(rows.questions(batch, model.device)):
                 loss = answer_loss(model.logits(inputs, last=labels.shape[1] + 1), labels)
@@ -283,7 +283,3 @@ class Generation:
     def _prompt_batches(self, rows: Encoded) -> list[list[int]]:
         assert isinstance(rows, EncodedPrompts)
         return evaluation_batches(rows.prompt_lengths(), self.batch_size)
-
-
-def _batches(rows: Encoded) -> list[list[int]]:
-    return evaluation_batches(rows.lengths, EVALUATION_BATCH)

@@ -90,10 +90,5 @@ def talk(chat: Chat) -> None:
         if line == "/reset":
             chat.reset()
         elif line:
-            chat.reply(line, lambda piece: print(_shown(piece), end="", flush=True))
+            chat.reply(line, lambda piece: print(printable(piece, keep=JOINERS + "\n"), end="", flush=True))
             print(flush=True)
-
-
-def _shown(text: str) -> str:
-    """The text without characters that would steer a terminal."""
-    return printable(text, keep=JOINERS + "\n")
