@@ -51,6 +51,15 @@ def test_a_table_too_wide_for_the_terminal_goes_on_below_with_its_first_column()
     assert [piece.header[1] for piece in table.within(5)] == list(header[1:])
 
 
+@pytest.mark.parametrize("slim", [False, True])
+def test_a_caption_wider_than_its_table_stands_on_one_line(*, slim: bool) -> None:
+    caption = "distance of its warm-up to those of each expert's clients"
+    to = Console(file=io.StringIO(), width=80, record=True)
+    to.print(Table(caption, ("expert 1",), ((number(3),),)).for_terminal(slim=slim))
+    first, *_ = to.export_text().splitlines()
+    assert first.strip() == caption
+
+
 @pytest.mark.parametrize("methods", [1, 3, 5])
 def test_results_fit_a_terminal_of_80_columns(methods: int) -> None:
     worst = {"client": "hospital-northwest", "accuracy": 0.5}

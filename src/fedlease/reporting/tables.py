@@ -66,7 +66,8 @@ class Table:
 
     def for_terminal(self, *, slim: bool = False) -> RichTable:
         """The table as rich prints it; the best of a row is bold. Without lines it is ``slim``: more columns fit."""
-        table = RichTable(title=self.caption, box=HEAVY_HEAD)
+        # Rich wraps a title at the table's width, which may be that of one number.
+        table = RichTable(title=self.caption, box=HEAVY_HEAD, min_width=cell_len(self.caption))
         if slim:
             table.box, table.padding, table.pad_edge, table.show_edge = SIMPLE_HEAD, (0, 1, 0, 0), False, False
         for column, name in enumerate(self.header):
