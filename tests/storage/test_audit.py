@@ -97,6 +97,29 @@ def test_the_page_says_what_the_server_read_in_sums_alone() -> None:
     assert "| a |  | 0, 0 B | 1, 8 B | 2 | LoRA B, sketch | not bounded |" in page
 
 
+@pytest.mark.parametrize(
+    ("what", "recorded", "row"),
+    [
+        ("update", {"layout": "x", "bytes": 8}, "8 B | LoRA B, head |"),
+        ("sketch of a warm-up", {"layout": "x", "bytes": 8}, "8 B | head, sketch of LoRA B |"),
+        ("masked update", {"bytes": 8}, "8 B | tensors, which can be read in the sum alone |"),
+        ("keys and shares of a sum", {}, " | public keys, sealed shares of secrets |"),
+        ("unmasking of a sum", {}, " | shares that take the masks off the sum |"),
+        ("update", {"layout": "none", "bytes": 0}, " | a score |"),
+        ("score", {}, " | a score |"),
+        ("scores", {"samples": 2}, " | one score per test row; 2 test rows in clear text |"),
+        ("card", {}, " | row counts, labels |"),
+    ],
+)
+def test_the_page_of_a_node_says_what_each_thing_that_left_held(what: str, recorded: dict[str, Any], row: str) -> None:
+    lines = [
+        {"kind": "layout", "layout": "x", "shapes": {"q/B/0": [1], "head/weight": [1]}, "at": "now"},
+        {"kind": "layout", "layout": "none", "shapes": {}, "at": "now"},
+        {"kind": "left", "client": "a", "what": what, "at": "now", "sha256": "0", **recorded},
+    ]
+    assert f"| a | {what} | 1 | {row}" in audit_page(Path("r"), lines)
+
+
 def test_none_is_written_where_it_is_off(finished: Any) -> None:
     assert not (finished(audit=False, rounds=0).out / AUDIT).exists()
 

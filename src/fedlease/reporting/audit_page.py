@@ -16,6 +16,16 @@ Lines = Sequence[Mapping[str, Any]]
 
 KINDS = {"A": "LoRA A", "B": "LoRA B", "G": "router", "dA": "gradient of A", "dB": "gradient of B", "mean": "anchor"}
 
+HELD = {
+    "card": "row counts, labels",
+    "score": "a score",
+    "scores": "one score per test row",
+    "keys and shares of a sum": "public keys, sealed shares of secrets",
+    "masked update": "tensors, which can be read in the sum alone",
+    "unmasking of a sum": "shares that take the masks off the sum",
+}
+"""What left a node without tensors that can be read by themselves."""
+
 
 def audit_page(folder: Path, lines: Lines) -> str:
     """The page in Markdown, from the lines of a trail that was verified.
@@ -162,15 +172,19 @@ def _left(lines: Lines) -> list[str]:
     rows = []
     for (client, what), found in sorted(left.items()):
         kinds = sorted({_kind(name) for line in found for name in layouts.get(line.get("layout"), ())})
+        if what == "sketch of a warm-up":
+            # A sketch has the name of the tensor that stays.
+            kinds = sorted(f"sketch of {kind}" if kind == KINDS["B"] else kind for kind in kinds)
         samples = sum(line.get("samples", 0) for line in found)
-        held = kinds or {"card": ["row counts, labels"], "scores": ["one score per test row"]}.get(what, ["a score"])
+        size = sum(line.get("bytes", 0) for line in found)
+        held = ", ".join(kinds) or HELD.get(what, "a score")
         rows.append(
             (
                 Cell(printable(client)),
                 Cell(what),
                 Cell(str(len(found))),
-                Cell(human_bytes(sum(line.get("bytes", 0) for line in found)) if kinds else ""),
-                Cell(", ".join(held) + (f"; {counted(samples, 'test row')} in clear text" if samples else "")),
+                Cell(human_bytes(size) if size else ""),
+                Cell(held + (f"; {counted(samples, 'test row')} in clear text" if samples else "")),
             )
         )
     header = ("client", "what left", "times", "tensors", "what it held")
