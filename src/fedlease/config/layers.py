@@ -70,7 +70,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # libyaml: a quarter of the time
     """A dumper that quotes text which either version of YAML would read as another type, and writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
