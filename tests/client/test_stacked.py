@@ -85,7 +85,7 @@ def job(made: Made, client: str, mixer: Any = "none", *, own: int = 0, stages: A
     labels, shift = changes.pop("labels", None) or CLIENTS[client][1], 0.0002 * ord(client)
     spec, tensors = adapter.spec, dict[str, torch.Tensor](adapter.tensors)
     if mixer != "none":
-        count = 3 if mixer in ROUTER_ROWS else 1 if mixer in ("core", "diagonal", "magnitude", "sparse") else 2
+        count = 3 if mixer in ROUTER_ROWS else 1 if mixer in ("core", "diagonal", "sparse") else 2
         spec = replace(spec, num_experts=count, own=own, mixer=mixer, blend=0.3, density=0.1)
         tensors = {k: v * (1 + e) for e in range(count) for k, v in renumber(adapter.tensors, e).items()}
         if mixer not in ("sum", "instance"):
@@ -134,7 +134,6 @@ CASES: dict[str, dict[str, Any]] = {
     "core": {"mixer": "core"},
     "heads": {"mixer": "heads"},
     "diagonal": {"mixer": "diagonal"},
-    "magnitude": {"mixer": "magnitude"},
     "sparse": {"mixer": "sparse"},
     "scalar": {"mixer": "scalar"},
     "instance": {"mixer": "instance"},

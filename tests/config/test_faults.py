@@ -122,11 +122,6 @@ def test_only_clusters_can_be_formed_again() -> None:
     assert resolve(preset="smoke", overrides=["fedlease_plus.reallocate=2"]).fedlease_plus.reallocate == 2
 
 
-def test_a_magnitude_needs_an_expert_of_ones_own() -> None:
-    assert faults_of("fedlease.magnitude=10") == ("fedlease.magnitude: needs fedlease.routing = 'own', it is 'top-m'",)
-    assert resolve(preset="smoke", overrides=["fedlease_plus.magnitude=10"]).fedlease_plus.magnitude == 10
-
-
 def test_unsure_clients_compare_single_experts_by_corrected_similarity() -> None:
     assert faults_of("fedlease.unsure=loss") == (
         "fedlease.unsure: needs fedlease.grouping = 'similarity', it is 'clusters'",

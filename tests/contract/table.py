@@ -59,7 +59,7 @@ TABLE = {
         warms_up=True,
         at_most=True,
         variants={
-            "magnitude": {"magnitude": 4.0, "reallocate": 1},
+            "reallocate": {"reallocate": 1},
             "momentum": {"server_step": "momentum", "average": "factors"},
             "ranks": {"unlike": "place", "ranks": {"a1": 1, "b0": 1}},
             "routed": {"routing": "top-m", "unlike": "place"},

@@ -37,7 +37,7 @@ from fedlease.peft_plugin import FEDLEASE, FedLeaseConfig
         ({"init_weights": 0}, "init_weights must be True or False, received 0"),
         (
             {"mixer": ["top_m"]},
-            "mixer must be one of none, sum, core, heads, diagonal, magnitude, sparse, top_m, softmax, scalar, "
+            "mixer must be one of none, sum, core, heads, diagonal, sparse, top_m, softmax, scalar, "
             "instance, received [",
         ),
         ({"anchor": [0.5, float("nan")]}, "anchor must be None or a list of finite numbers, received [0.5, nan]"),

@@ -30,14 +30,12 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         ("fed-sb", "core"),
         ("ravan", "heads"),
         ("fedrora", "diagonal"),
-        ("fedlease", "magnitude"),
     ],
 )
 def test_adapter_and_merged_model_compute_what_the_client_does(
     method: str, mixer: str, finished: FinishedRuns, tmp_path: Path
 ) -> None:
-    own = {"fedlease.routing": "own", "fedlease.magnitude": 10.0} if method == "fedlease" else {}
-    out = finished(method=method, baselines=[], **own).out
+    out = finished(method=method, baselines=[]).out
     run, expected = OpenRun(out), logits(fedlease.load(out, CLIENT))
     spec = run.model(CLIENT).spec
     assert spec.mixer == mixer and (spec.num_experts > 1) == (mixer in ("sum", "heads"))

@@ -23,7 +23,7 @@ __all__ = ["Stacker", "layout", "unstackable"]
 J = TypeVar("J", Job, Scoring)
 K = TypeVar("K")
 R = TypeVar("R")
-MIXERS = ("none", "sum", "core", "heads", "diagonal", "magnitude", "sparse", "top_m", "softmax", "scalar", "instance")
+MIXERS = ("none", "sum", "core", "heads", "diagonal", "sparse", "top_m", "softmax", "scalar", "instance")
 """Mixers that :class:`~fedlease.client.stacked_layers.StackedLinear` supports."""
 
 

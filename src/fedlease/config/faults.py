@@ -171,8 +171,6 @@ def _variant_faults(method: str, raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"{section}.halves: must be true when {section}.grouping is 'similarity'"
     if variant.get("halves") and variant.get("reallocate") is not None and grouping == "clusters":
         yield f"{section}.halves: must be false when clusters are formed again ({section}.reallocate)"
-    if variant.get("magnitude") and (routing := variant.get("routing", "top-m")) != "own":
-        yield f"{section}.magnitude: needs {section}.routing = 'own', it is {_shown(routing)}"
     # The default of FedLEASE+ may stand beside settings under which clients do not compare.
     if variant.get("unsure", "alone") != "alone" and method != "fedlease-plus":
         for key, default, needed in (("grouping", "clusters", "similarity"), ("routing", "top-m", "own")):

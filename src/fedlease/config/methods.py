@@ -95,9 +95,6 @@ class FedLeaseSettings(Section):
     """The mean of a cluster: of A and of B (``factors``); of their ``product`` (our own, experimental); without the
     largest and smallest values (``trimmed``); or with one vote per client, the ``median`` of every value or the
     ``geometric-median``. A few wrong or hostile clients cannot control the last three."""
-    magnitude: Annotated[float, Field(ge=0, le=1e4)] = 0.0
-    """If above 0, every client has a private factor for each rank of its expert, which is trained with this multiple of
-    the learning rate of A and B. Useful: 1 to 100. Needs ``routing: own``."""
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     """Share of a cluster's weight that ``average: trimmed`` cuts off at each end of every value."""
     unlike: Unlike = "keep_out"

@@ -43,11 +43,10 @@ CORE_SHAPES: dict[Mixer, Callable[[int, int], tuple[int, ...]]] = {
     "core": lambda r, m: (r, r),
     "heads": lambda r, m: (m, 1 + r * r),
     "diagonal": lambda r, m: (r,),
-    "magnitude": lambda r, m: (r,),
 }
 """Mixer that places G between B and A -> shape of G for rank r and M experts."""
 
-FIXED: dict[str, int] = {"none": 1, "core": 1, "diagonal": 1, "magnitude": 1, "sparse": 1, "scalar": 2, "instance": 2}
+FIXED: dict[str, int] = {"none": 1, "core": 1, "diagonal": 1, "sparse": 1, "scalar": 2, "instance": 2}
 """Mixer -> the number of experts that it combines; other mixers combine any number."""
 
 
@@ -141,7 +140,7 @@ def through(hidden: Tensor, core: Tensor, mixer: Mixer) -> Tensor:
     per_row = core.dim() > len(CORE_SHAPES[mixer](1, 1))
     if mixer == "core":
         return linear(hidden, core)
-    if mixer in ("diagonal", "magnitude"):
+    if mixer == "diagonal":
         return hidden * (core.unsqueeze(-2) if per_row else core)
     experts, r = core.shape[-2], hidden.shape[-1] // core.shape[-2]
     matrices = (core[..., :1] * core[..., 1:]).unflatten(-1, (r, r))  # (..., M, r, r)

@@ -192,7 +192,6 @@ def at_rank(model: ClientModel, rank: int) -> ClientModel:
     To a lower rank, every product B A becomes its best approximation, see :func:`truncate`. Where the columns of B
     after the first ``rank`` are zero, as before training or after :func:`padded`, the first ``rank`` rows of A and
     columns of B are kept bit for bit. To a higher rank, products are padded. Routers and heads do not change.
-    Magnitudes, of which there is one per rank, are cut or padded with zeros.
 
     Args:
         model: an adapter or a mixture.
@@ -202,12 +201,10 @@ def at_rank(model: ClientModel, rank: int) -> ClientModel:
     if rank == spec.r:
         return model
     change = padded if rank > spec.r else _cut_all
-    cores = {str(TensorName(module, "G")) for module in spec.target_modules if spec.mixer == "magnitude"}
-    tensors = change(model.tensors, rank)
     return replace(
         model,
         spec=replace(spec, r=rank, alpha=spec.alpha / spec.r * rank),
-        tensors={name: F.pad(t, (0, rank - len(t))) if name in cores else t for name, t in tensors.items()},
+        tensors=change(model.tensors, rank),
         candidates=tuple(change(candidate, rank) for candidate in model.candidates),
     )
 

@@ -5,7 +5,7 @@
 <module path>/dA/<expert>   mean gradient of A over the batches of a task; likewise dB and dG
 <module path>/G             router, (2M - 1, in) for the mixer top_m, (M, in) for softmax, (1,) for scalar;
                             the core between B and A: (r, r) for the mixer core, (M, 1 + r r) for heads,
-                            (r,) for diagonal and magnitude; differences to the frozen weights, (k,), for sparse
+                            (r,) for diagonal; differences to the frozen weights, (k,), for sparse
 head/<parameter path>       parameter of the task head
 anchor/mean                 mean direction of a client's train rows, (hidden,), for the mixer instance
 """

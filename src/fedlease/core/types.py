@@ -39,9 +39,7 @@ __all__ = [
     "second_half",
 ]
 
-Mixer = Literal[
-    "none", "sum", "core", "heads", "diagonal", "magnitude", "sparse", "top_m", "softmax", "scalar", "instance"
-]
+Mixer = Literal["none", "sum", "core", "heads", "diagonal", "sparse", "top_m", "softmax", "scalar", "instance"]
 
 
 @serialisable
@@ -56,8 +54,8 @@ class AdapterSpec:
         target_modules: full dotted paths of the adapted modules, sorted.
         num_experts: M, at least 1.
         own: the client's own expert, in 0 .. M - 1.
-        mixer: how experts are combined. One expert: ``none``; ``core`` (B G A); ``magnitude`` (B diag(G) A);
-            ``diagonal`` (the same, with columns of B and rows of A scaled to length 1); ``sparse`` (B A plus sparse
+        mixer: how experts are combined. One expert: ``none``; ``core`` (B G A); ``diagonal``
+            (B diag(G) A, with columns of B and rows of A scaled to length 1); ``sparse`` (B A plus sparse
             differences G to the frozen weights, see ``core/sparse``). Any number: ``sum`` (weight 1 each); ``heads``
             (s B H A, where each row of G is s followed by H, row by row); ``top_m`` (paper, adaptive top-M);
             ``softmax`` (weights softmax(G x)). Two experts: ``scalar`` (weights s and 1 - s for every token, with

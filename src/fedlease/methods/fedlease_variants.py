@@ -30,7 +30,7 @@ from fedlease.methods.fedlease_reallocation import Reallocate
 from fedlease.methods.fedlease_similarity import BySimilarity
 from fedlease.methods.fedlease_sketches import SketchedFedLease
 from fedlease.methods.fedlease_unsure import ByLoss, JoinLater
-from fedlease.methods.fedlease_wrappers import KeepOut, Magnitude, OwnStart, Selection
+from fedlease.methods.fedlease_wrappers import KeepOut, OwnStart, Selection
 
 __all__ = ["build"]
 
@@ -45,7 +45,6 @@ def build(
     signal: Signal = "B",
     clustering: Clustering = "hierarchical",
     average: Average = "factors",
-    magnitude: float = 0.0,
     trim: float = 0.1,
     routing: Routing = "top-m",
     router_start: RouterStart = "random",
@@ -101,6 +100,4 @@ def build(
         method = Selection(method, top_k, renormalise, router == "client", router_start)
     if expert_start == "client":
         method = OwnStart(method)
-    if magnitude:
-        method = Magnitude(method, magnitude)
     return KeepOut(method, admitted, everyone=unlike == "place")

@@ -4,20 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import torch
-
 from fedlease.core.adapters import renumber, whole
 from fedlease.core.choices import RouterStart
 from fedlease.core.codec import serialisable
 from fedlease.core.sketch import is_sketch
-from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, TensorName, Tensors
+from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors
 from fedlease.core.wording import counted
 from fedlease.methods.base import by_client
 from fedlease.methods.fedlease import EXPERTS
 from fedlease.methods.warmup import WARMUP
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
-__all__ = ["KeepOut", "Magnitude", "OwnStart", "Selection"]
+__all__ = ["KeepOut", "OwnStart", "Selection"]
 
 
 @serialisable
@@ -141,47 +139,6 @@ class OwnStart(Wrapper):
         collecting = state.allocation is None
         starts = {**state.starts, **{update.client: update.tensors for update in updates}} if collecting else {}
         return replace(state, inner=self.method.aggregate(state.inner, updates, absent), starts=starts)
-
-
-@serialisable
-@dataclass(frozen=True, kw_only=True)
-class MagnitudeState(WrapperState):
-    """The wrapped state; magnitudes are private to the clients."""
-
-
-@dataclass(frozen=True)
-class Magnitude(Wrapper):
-    """Gives every client a private factor for each rank of its expert: B diag(G) A, with G trained and never sent.
-
-    G starts at values that change nothing, and stays with the client when its expert changes. G / gain is trained, with
-    alpha scaled by ``gain``, so that an optimiser with equal steps for all weights changes G ``gain`` times as fast.
-
-    Attributes:
-        gain: ratio of the speeds at which G and the other tensors are trained, above 0.
-    """
-
-    gain: float = 1.0
-
-    STATE: ClassVar[type[WrapperState]] = MagnitudeState
-
-    def task(self, state: WrapperState, client: ClientId) -> ClientTask | None:
-        """The wrapped method's task, whose stages also train G, which is not uploaded."""
-        task = self.method.task(state.inner, client)
-        if task is None or task.phase != EXPERTS:
-            return task
-        model = self._scaled(task.model)
-        stages = tuple(replace(stage, trainable=stage.trainable | model.names("G")) for stage in task.stages)
-        return replace(task, model=model, stages=stages)
-
-    def model(self, state: WrapperState, client: ClientId) -> ClientModel:
-        """The wrapped method's model with G, which exists only after the allocation."""
-        model = self.method.model(state.inner, client)
-        return self._scaled(model) if client in state.assignment else model
-
-    def _scaled(self, model: ClientModel) -> ClientModel:
-        spec = replace(model.spec, mixer="magnitude", alpha=model.spec.alpha * self.gain)
-        cores = {str(TensorName(module, "G")): torch.full((spec.r,), 1 / self.gain) for module in spec.target_modules}
-        return replace(model, spec=spec, tensors={**model.tensors, **cores})
 
 
 @serialisable

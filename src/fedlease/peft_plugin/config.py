@@ -32,9 +32,9 @@ class FedLeaseConfig(PeftConfig):
             module); ``instance`` (M = 2, one weight per input, by its similarity to ``anchor``); ``sum`` (all of them,
             weight 1 each); ``core`` (M = 1, a matrix of r x r between A and B, which starts at 0); ``heads`` (all of
             them, a matrix and a scale in each); ``diagonal`` (M = 1, directions of length 1 and a scale for each, which
-            starts at 0); ``magnitude`` (M = 1, a scale for each rank, which starts at 1); ``sparse`` (M = 1, and beside
-            it sparse differences to the frozen weights, which start at 0); or ``none`` for M = 1: plain LoRA. With one
-            expert ``top_m`` and ``softmax`` are that too: there is no router.
+            starts at 0); ``sparse`` (M = 1, and beside it sparse differences to the frozen weights, which start at 0);
+            or ``none`` for M = 1: plain LoRA. With one expert ``top_m`` and ``softmax`` are that too: there is no
+            router.
         top_k: router slots kept; None keeps M.
         renormalise: whether kept weights are scaled to sum 1.
         blend: in [0, 1], largest weight of expert 1 under ``instance``.

@@ -95,7 +95,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         elif mixer == "scalar":
             self.fedlease_router[adapter_name] = nn.Parameter(torch.zeros(1))
         elif shape := CORE_SHAPES.get(mixer):
-            core = torch.full(shape(config.r, config.num_experts), float(mixer == "magnitude"))
+            core = torch.zeros(shape(config.r, config.num_experts))
             if mixer == "heads":
                 core[:, 0] = 1
             self.fedlease_router[adapter_name] = nn.Parameter(core)
