@@ -60,7 +60,10 @@ def test_resuming_a_finished_run_shows_the_same_results_again(finished: tuple[Pa
     done = shell("resume", out, "--json")
     assert done.code == 0
     assert json.loads(done.out) == json.loads(first.out)
-    assert "mean over clients" in shell("resume", out, "--quiet").out
+    ended = "The run had ended, and nothing was left to do. Its result:"
+    shown, quiet = shell("resume", out).out, shell("resume", out, "--quiet").out
+    assert "mean over clients" in shown and "mean over clients" in quiet
+    assert ended in shown and ended not in quiet and ended not in first.out
 
 
 def test_quiet_prints_the_table_and_no_progress(shell: Shell, tmp_path: Path) -> None:

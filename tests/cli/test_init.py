@@ -140,7 +140,7 @@ def test_a_file_is_replaced_only_by_force(shell: Shell, tmp_path: Path) -> None:
         (["nothing"], "init: 'nothing' does not exist"),
         (["."], "init: '.' has no files with rows (.jsonl, "),
         (["rows.txt"], "rows.txt: file type '.txt' is not one of .jsonl, "),
-        (["empty.csv"], "init: 'empty.csv' have no rows"),
+        (["empty.csv"], "init: no rows in 'empty.csv'"),
         (["broken.jsonl"], "broken.jsonl, line 1: malformed JSON"),
         (["ok.csv", "--set", "data.colums.text=x"], "data.colums: no such setting; did you mean 'data.columns"),
         (

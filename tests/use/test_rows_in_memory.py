@@ -41,6 +41,10 @@ def test_a_run_is_that_of_the_same_rows_in_files(run: fedlease.RunResult, tmp_pa
     assert scores_of(files.summary) == scores_of(run.summary)
 
 
+def test_a_notebook_shows_where_a_run_is_and_not_every_number_of_it(run: fedlease.RunResult) -> None:
+    assert repr(run) == f"RunResult(out={run.out!r})"
+
+
 def test_the_folder_says_that_rows_were_in_memory_and_has_their_fingerprints(run: fedlease.RunResult) -> None:
     assert "source: memory" in (run.out / "config.yaml").read_text()
     clients = json.loads((run.out / "clients.json").read_text())

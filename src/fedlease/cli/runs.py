@@ -234,6 +234,8 @@ def _watched(
     elif terminal is None or not terminal.finished:
         from fedlease.reporting.results import render_results
 
+        if not quiet:
+            console.print("The run had ended, and nothing was left to do. Its result:")
         render_results(folder, summaries, console)
 
 

@@ -188,7 +188,7 @@ def _guess(path: Path, task: Any, mine: Mapping[str, Any], form: Form) -> Guess:
         for file in files:
             read_table(file, faults, form=form)
         faults.check()
-        raise DataError(f"init: {quoted(list(map(str, files)), FILES)} have no rows")
+        raise DataError(f"init: no rows in {quoted(list(map(str, files)), FILES)}")
     # Files without any column of the first one, such as a list of sites, are left out.
     alike = [table for table in tables if {*table.columns} & {*tables[0].columns}]
     clients = _together(path, every) and mine.get("partition", "natural") == "natural"

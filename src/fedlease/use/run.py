@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class RunResult:
     """
 
     out: Path
-    summaries: dict[str, dict[str, Any]]
+    summaries: dict[str, dict[str, Any]] = field(repr=False)
 
     @property
     def summary(self) -> dict[str, Any]:
