@@ -59,7 +59,7 @@ def test_onboard_shows_distances_and_scores(shell: Shell, finished: FinishedRuns
     done = shell("onboard", out, "--client", "late", "--data", tmp_path / "new", "--epochs", "1")
     assert done.code == 0
     assert "Client late is placed with expert" in done.out
-    assert "after 1 local epochs" in done.out and "own warm-up" in done.out
+    assert "after 1 local epoch" in done.out and "own warm-up" in done.out
     assert one_line(shell("onboard", out, "--client", "late", "--data", tmp_path / "new")).endswith(
         "the run has a client 'late' already, received 'late'"
     )

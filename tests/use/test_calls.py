@@ -62,7 +62,7 @@ def test_a_newcomer_is_placed_and_its_progress_shown(
     folder = finished.copy(tmp_path / "run", baselines=[])
     rows = own_rows(tmp_path / "rows", ("new",))
     found = fedlease.onboard(folder, "new", rows / "new", epochs=1)
-    assert found.folder.is_relative_to(folder) and "after 1 local epochs" in found.scores
+    assert found.folder.is_relative_to(folder) and "after 1 local epoch" in found.scores
     told = capsys.readouterr().err
     assert told.startswith(f"Run folder {folder}: loading libraries and model\n") and "onboarding" in told
     fedlease.onboard(folder, "newer", rows / "new", epochs=0, progress=False)

@@ -170,7 +170,7 @@ def test_a_method_without_experts_is_joined_as_by_a_client_that_comes_late(every
     assert found.placement is None and hashes(out) == before
     content = json.loads((found.folder / "onboarding.json").read_text())
     assert (content["expert"], content["distances"], content["epochs"]) == (None, [], 1)
-    assert list(found.scores) == ["majority class", "untrained", "on arrival", "after 1 local epochs"]
+    assert list(found.scores) == ["majority class", "untrained", "on arrival", "after 1 local epoch"]
     run = OpenRun(out)
     assert run.model(LATE).spec.mixer == "sum" and experts_of(run) == {}
     # What it has on arrival is what everyone has; its own rows come on top.
@@ -179,7 +179,7 @@ def test_a_method_without_experts_is_joined_as_by_a_client_that_comes_late(every
     assert frozen and all(torch.equal(run.model(LATE).tensors[name], others[name]) for name in frozen)
     Exporter(run).client(LATE, tmp_path / "x")
     scores = json.loads((tmp_path / "x" / "scores.json").read_text())["scores"]
-    assert scores["routed"] == scores["folded"] == found.scores["after 1 local epochs"]
+    assert scores["routed"] == scores["folded"] == found.scores["after 1 local epoch"]
     assert LATE in (out / "report.html").read_text()
 
 

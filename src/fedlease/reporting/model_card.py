@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fedlease._version import __version__
 from fedlease.config.settings import Settings
 from fedlease.config.tables import task_facts
-from fedlease.core.wording import printable
+from fedlease.core.wording import counted, printable
 
 __all__ = ["Kind", "render_card"]
 
@@ -47,7 +47,9 @@ def _environment() -> Environment:
         autoescape=False,  # Markdown: names from data go through the filter ``plain``
         keep_trailing_newline=True,
     )
-    environment.filters.update(plain=_plain, percent=_percent, ids=_ids, source=_source, vllm_rank=_vllm_rank)
+    environment.filters.update(
+        counted=counted, plain=_plain, percent=_percent, ids=_ids, source=_source, vllm_rank=_vllm_rank
+    )
     return environment
 
 

@@ -15,6 +15,7 @@ from fedlease.core.adapters import whole
 from fedlease.core.low_rank import at_rank, padded
 from fedlease.core.placement import Placement
 from fedlease.core.types import ClientId, ClientModel, ClientTask, Stage, Tensors, head_names
+from fedlease.core.wording import counted
 from fedlease.data.federation import NOTHING_TO_LEARN, UNSCALED, ClientData, Federation, why_nothing
 from fedlease.data.reading.examples import client_id_fault, folded
 from fedlease.data.sources.folder import load_client
@@ -133,7 +134,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
         others |= {f"expert {e} alone": alone for e, alone in _experts_alone(run, arrival).items()}
 
     majority = of_metric(run.task.metric, run.settings.task).majority
-    models = {"untrained": start, **others, "on arrival": arrival, f"after {epochs} local epochs": trained}
+    models = {"untrained": start, **others, "on arrival": arrival, f"after {counted(epochs, 'local epoch')}": trained}
     scores = {majority: run.task.majority_score(rows.train, rows.test)}
     scores |= {name: work.score(model) for name, model in models.items()}
     newcomer = Newcomer(
