@@ -168,6 +168,10 @@ def checked() -> CheckReport:
     )
 
 
+def test_a_report_in_a_notebook_begins_with_what_was_found_and_not_with_all_settings() -> None:
+    assert repr(checked()).startswith("CheckReport(tasks=")
+
+
 def test_check_shows_rows_costs_and_hostile_names() -> None:
     to = console()
     render_check(checked(), to)

@@ -1,7 +1,7 @@
 """Estimation of a run's cost: its rounds are played over a dry transport, which counts bytes and rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedlease.config.settings import Settings
 from fedlease.core.types import ClientId, ClientModel
@@ -71,7 +71,7 @@ class CheckReport:
         chosen: setting that was ``auto`` -> its value on this machine with this model, and the reason.
     """
 
-    settings: Settings
+    settings: Settings = field(repr=False)
     tasks: Mapping[str, str]
     labels: Mapping[str, Sequence[str]]
     train_rows: Mapping[str, int]
