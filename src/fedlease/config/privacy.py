@@ -114,14 +114,12 @@ def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
             f"privacy.sketch: needs privacy.secure_sums = true, by which the warm-ups are then summed, received "
             f"{numbers!r}"
         )
-    if "fed-sb" in methods_asked(raw):
+    asked = methods_asked(raw)
+    if "fed-sb" in asked:
         yield f"method: fed-sb {SKETCHED}"
     if raw.get("head") == "shared":
         yield f"head: must be local or frozen, since a shared head {SKETCHED}, received 'shared'"
-    for method in GROUPING:
-        section = method.replace("-", "_")
-        if method not in methods_asked(raw):
-            continue
+    for section in (method.replace("-", "_") for method in GROUPING if method in asked):
         if (start := group_of(raw, section).get("expert_start")) not in (None, "cluster"):
             yield f"{section}.expert_start: {SKETCHED}; must be cluster, received {start!r}"
 

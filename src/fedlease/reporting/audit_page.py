@@ -18,13 +18,12 @@ KINDS = {"A": "LoRA A", "B": "LoRA B", "G": "router", "dA": "gradient of A", "dB
 
 HELD = {
     "card": "row counts, labels",
-    "score": "a score",
     "scores": "one score per test row",
     "keys and shares of a sum": "public keys, sealed shares of secrets",
     "masked update": "tensors, which can be read in the sum alone",
     "unmasking of a sum": "shares that take the masks off the sum",
 }
-"""What left a node without tensors that can be read by themselves."""
+"""What left a node without tensors that can be read by themselves; anything else is a score."""
 
 
 def audit_page(folder: Path, lines: Lines) -> str:

@@ -53,9 +53,8 @@ class SecureSums:
         groups = _groups(requests)
         for members in groups.values():
             if len(members) < LEAST:
-                few = counted(len(members), "client")
-                was = "was" if len(members) == 1 else "were"
-                why = f"only {few} of its cluster {was} asked, and a secure sum needs {LEAST}"
+                few = counted(len(members), "client of its cluster was", "clients of its cluster were")
+                why = f"only {few} asked, and a secure sum needs {LEAST}"
                 yield from ((client, Refused(why)) for client in members)
         sums = [
             GroupSum(members, {client: self.cards[client].train_rows for client in members}, self.rules)
