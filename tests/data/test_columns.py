@@ -83,7 +83,7 @@ def test_clients_are_the_only_other_column_of_few_values_or_have_to_be_named() -
     assert guess(one, clients=True).columns == {"client": "haus"}
     for found in (table(text=NOTES, label=CLASSES), table(haus=SITES, sex=SITES, text=NOTES, label=CLASSES)):
         with pytest.raises(
-            DataError, match=r"^data\.columns\.client: no column looks to name the clients; the columns"
+            DataError, match=r"^data\.columns\.client: no column seems to name the clients; the columns"
         ):
             guess(found, clients=True)
 
@@ -110,18 +110,18 @@ def test_what_is_stated_is_not_guessed() -> None:
         (
             {"n": ["1", "2"] * 20},
             {},
-            "data.columns.text: no column looks to hold texts; the columns are 'n': add --set data.columns.text=COLUMN",
+            "data.columns.text: no column seems to have texts; the columns are 'n': add --set data.columns.text=COLUMN",
         ),
         (
             {"note": NOTES},
             {},
-            "data.columns.label: no column looks to hold labels, which repeat; the columns are 'note': add --set "
+            "data.columns.label: no column seems to have labels, which repeat; the columns are 'note': add --set "
             "data.columns.label=COLUMN",
         ),
         (
             {"note": NOTES},
             {"kind": "responses"},
-            "data.columns.prompt: no column looks to hold the prompts; the columns are 'note': add --set "
+            "data.columns.prompt: no column seems to have the prompts; the columns are 'note': add --set "
             "data.columns.prompt=COLUMN",
         ),
     ],

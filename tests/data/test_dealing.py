@@ -92,7 +92,7 @@ def test_sharing_is_used_only_when_rows_run_out() -> None:
 
 
 def test_a_client_cannot_hold_a_row_twice() -> None:
-    with pytest.raises(DataError, match="a client cannot hold a row twice: ask for fewer rows"):
+    with pytest.raises(DataError, match="a client cannot have a row twice: ask for fewer rows"):
         deal_evenly(pool(), settings(train_rows=90, test_rows=11, share_rows=True), 0)
 
 

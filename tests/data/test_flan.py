@@ -90,7 +90,7 @@ def test_duplicates_and_train_prompts_that_are_tested_are_dropped(tmp_path: Path
     federation = load(tmp_path)
     assert federation.warnings == (
         "category 'edit': 1 duplicate rows dropped",
-        "category 'edit': 1 train row dropped whose prompt is that of a test row",
+        "category 'edit': 1 train row dropped because a test row has the same prompt",
     )
     assert {item.text for client in federation for item in client.train} == {item["instruction"] for item in rows}
 
@@ -109,7 +109,7 @@ def test_running_out_of_rows_is_an_error_for_every_category_and_split(tmp_path: 
         f"there are 6 distinct rows; {remedy}"
     ]
     assert faults(tmp_path, test_rows=7, share_rows=True)[0].endswith(
-        "there are 6 distinct rows; a client cannot hold a row twice: ask for fewer rows"
+        "there are 6 distinct rows; a client cannot have a row twice: ask for fewer rows"
     )
 
 
@@ -136,7 +136,7 @@ def test_faults_of_the_folder(tmp_path: Path) -> None:
     where = tmp_path / "none"
     assert faults(where) == [f"data.path: '{where}' is not a folder of FLAN files such as client_0.jsonl"]
     where.mkdir()
-    assert faults(where) == [f"data.path: '{where}' holds no client_0.jsonl, client_1.jsonl, ... (or {OTHERS})"]
+    assert faults(where) == [f"data.path: '{where}' has no client_0.jsonl, client_1.jsonl, ... (or {OTHERS})"]
     folder(tmp_path)
     (tmp_path / "test_mood.jsonl").unlink()
     assert faults(tmp_path) == [
@@ -144,7 +144,7 @@ def test_faults_of_the_folder(tmp_path: Path) -> None:
     ]
     assert list(load(tmp_path, categories=("edit",)).clients) == ["edit-0", "edit-1"]
     assert faults(tmp_path, categories=("edit", "sport")) == [
-        f"data.categories: 'sport' is none of {tmp_path}; it has edit, mood"
+        f"data.categories: {tmp_path} has no category 'sport'; it has edit, mood"
     ]
     write(tmp_path / "client_0.jsonl", [])
     assert faults(tmp_path)[0] == (
@@ -160,9 +160,9 @@ def test_faults_of_files_name_the_line(tmp_path: Path) -> None:
     write(tmp_path / "client_5.jsonl", [])
     write(tmp_path / "client_6.jsonl", [row("e", "1", output="")])
     assert faults(tmp_path) == [
-        f"{tmp_path}/client_2.jsonl, line 2, column 'category': the rows of a file are of one category, here 'a', got "
-        "'b'",
-        f"{tmp_path}/client_3.jsonl, line 1, column 'category': category 'c/d' must not hold /, \\, NUL or another "
+        f"{tmp_path}/client_2.jsonl, line 2, column 'category': the rows of a file must have one category, here 'a', "
+        "got 'b'",
+        f"{tmp_path}/client_3.jsonl, line 1, column 'category': category 'c/d' must not contain /, \\, NUL or another "
         "control character: clients get its name",
         f"{tmp_path}/client_4.jsonl: no column 'category'; it has 'instruction', 'output'",
         f"{tmp_path}/client_5.jsonl: has no rows",
@@ -175,7 +175,7 @@ def test_faults_of_test_files(tmp_path: Path) -> None:
     write(tmp_path / "test_edit.jsonl", [row("edit", "1"), row("mood", "2")])
     write(tmp_path / "test_mood.jsonl", [])
     assert faults(tmp_path) == [
-        f"{tmp_path}/test_edit.jsonl, line 2, column 'category': the rows of a file are of one category, here "
+        f"{tmp_path}/test_edit.jsonl, line 2, column 'category': the rows of a file must have one category, here "
         "'edit', got 'mood'",
         f"{tmp_path}/test_mood.jsonl: has no rows",
     ]
@@ -215,7 +215,7 @@ def test_the_docs_name_what_is_taken_from_the_hub() -> None:
 
 def test_a_category_that_the_hub_does_not_stand_for_is_an_error() -> None:
     assert faults(None, categories=("sport",)) == [
-        f"data.categories: 'sport' is none of those taken from Muennighoff/flan: {', '.join(HUB_TASKS)}"
+        f"data.categories: 'sport' is not one of those taken from Muennighoff/flan: {', '.join(HUB_TASKS)}"
     ]
 
 
@@ -226,7 +226,7 @@ def test_an_unreachable_hub_suggests_a_folder(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(datasets, "load_dataset", fail)
     assert faults(None) == [
         "data.source: Muennighoff/flan train/fix_punct_10templates_train.jsonl cannot be loaded from the hub (no "
-        "route); without a connection, set data.path to a folder that holds client_0.jsonl, ... and "
+        "route); without a connection, set data.path to a folder with client_0.jsonl, ... and "
         "test_text_formatting.jsonl"
     ]
 

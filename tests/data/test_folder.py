@@ -157,7 +157,7 @@ def test_one_client_of_one_label_and_leaked_rows_are_warnings(tmp_path: Path) ->
     client(tmp_path, "b", [{"text": "x", "label": 1}], [{"text": "x", "label": 1}])
     assert load(tmp_path).warnings == (
         "client 'b': 1 test row is also a train row",
-        "client 'b': all train rows have the label '1', so that its head has one output and its loss is 0: it learns "
+        "client 'b': all train rows have the label '1', so its head has one output and its loss is 0: it learns "
         "nothing, is not asked to train, and is left out of every mean; data.labels would give it the labels of its "
         "task",
     )
@@ -288,7 +288,7 @@ def test_every_client_without_rows_to_spare_is_named(tmp_path: Path) -> None:
     assert faults(write(tmp_path / "few.jsonl", lonely)) == [f"client {name!r}: {why}" for name in "pqr"]
     federation = load(write(tmp_path / "all.jsonl", [*good, *lonely]))
     told = [note for note in federation.warnings if "no test rows" in note]
-    assert told == [f"client {name!r}: {why}; it trains and is scored on none" for name in "pqr"]
+    assert told == [f"client {name!r}: {why}; it trains but is not scored" for name in "pqr"]
     file = write(tmp_path / "split.csv", [{**row, "split": "train"} for row in [*good, *lonely]])
     assert faults(file) == [f"client {name!r}: no test rows in its files" for name in "apqr"]
 
@@ -319,7 +319,7 @@ def test_a_missing_column_names_those_that_exist(tmp_path: Path) -> None:
     client(tmp_path, train=[{"sentence": "x", "label": 0}])
     assert faults(tmp_path) == [
         f"{tmp_path}/a/train.jsonl: no column 'text'; it has 'sentence', 'label': set data.columns.text",
-        "The rows look to have the texts in 'sentence': add --set data.columns.text=sentence.",
+        "The rows seem to have the texts in 'sentence': add --set data.columns.text=sentence.",
     ]
 
 
@@ -343,7 +343,7 @@ def test_wrong_paths(tmp_path: Path) -> None:
     others = ".jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .arrow"
     expected = f"expected {tmp_path}/<client>/train.jsonl and test.jsonl (or {others}), one file per client as "
     assert faults(tmp_path) == [
-        f"data.path: '{tmp_path}' holds no rows; {expected}{tmp_path}/<client>.csv, or one file with a client column"
+        f"data.path: '{tmp_path}' has no rows; {expected}{tmp_path}/<client>.csv, or one file with a client column"
     ]
     write(tmp_path / "train.jsonl", GOOD)
     assert faults(tmp_path)[0].startswith(f"{tmp_path}: no column 'client'; set data.columns.client to the column")
@@ -357,7 +357,7 @@ def test_client_ids_must_be_safe_names(tmp_path: Path) -> None:
         for split in ("train", "test")
     ]
     file = write(tmp_path / "rows.jsonl", rows)
-    hostile = "an id must not hold /, \\, NUL or another control character"
+    hostile = "an id must not contain /, \\, NUL or another control character"
     assert faults(file) == [
         "client '.hidden': an id must not start with a dot",
         f"client 'a/b': {hostile}",
@@ -386,7 +386,7 @@ def test_client_ids_must_be_safe_names(tmp_path: Path) -> None:
     ],
 )
 def test_what_nobody_sees_names_no_client(client_id: str, code: str, tmp_path: Path) -> None:
-    rule = f"must hold nothing invisible or that turns the reading direction, it has {code}"
+    rule = f"must not contain an invisible or direction-changing character, it has {code}"
     assert client_id_fault(client_id) == rule
     rows = [{"client": client_id, "text": f"t{n}", "label": n % 2} for n in range(6)]
     (fault,) = faults(write(tmp_path / "rows.jsonl", rows))
@@ -416,7 +416,7 @@ def test_hidden_folders_without_rows_and_stray_files_are_passed_over(tmp_path: P
     assert list(federation.clients) == ["a"]
     assert federation.warnings == (
         f"{tmp_path}: extra.csv beside the client folders are not read",
-        "client 'a': more.jsonl are not read; names are train, valid and test",
+        "client 'a': more.jsonl are not read; files must be named train, valid or test",
     )
     client(tmp_path, ".secret")
     assert faults(tmp_path) == ["client '.secret': an id must not start with a dot"]
@@ -547,7 +547,7 @@ def test_of_a_file_of_several_clients_one_gets_its_own_rows(tmp_path: Path) -> N
     assert len(found.train) + len(found.test) == 10
     assert all(row.text.startswith("clinic") for row in (*found.train, *found.test))
     with pytest.raises(
-        DataError, match=r"client 'lab': no row of .* is its own; column 'client' has 'clinic', 'ward'$"
+        DataError, match=r"client 'lab': .* has no row of this client; column 'client' has 'clinic', 'ward'$"
     ):
         load_client(file, "lab", DataSettings(), 0)
 
@@ -568,7 +568,7 @@ def test_faults_of_one_clients_file(rows: list[dict[str, Any]], said: str, tmp_p
 def test_one_client_needs_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         load_client(tmp_path / "absent", "clinic", DataSettings(), 0)
-    with pytest.raises(DataError, match=r"holds no train\.jsonl and test\.jsonl"):
+    with pytest.raises(DataError, match=r"has no train\.jsonl and test\.jsonl"):
         load_client(tmp_path, "clinic", DataSettings(), 0)
     write(tmp_path / "test.jsonl", TEST)
     with pytest.raises(DataError, match="no train rows"):

@@ -125,5 +125,5 @@ def test_an_unreachable_hub_suggests_a_folder(monkeypatch: pytest.MonkeyPatch) -
         load(None, ("sst2",))
     assert str(caught.value) == (
         "data.source: nyu-mll/glue 'sst2' cannot be loaded from the hub (no route); "
-        "without a connection, set data.path to a folder that holds sst2.jsonl"
+        "without a connection, set data.path to a folder with sst2.jsonl"
     )

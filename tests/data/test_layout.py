@@ -83,12 +83,12 @@ def test_a_client_column_in_a_file_of_one_client_is_told(tmp_path: Path) -> None
         csv(tmp_path / f"{client}.csv", [{**row, "client": "ward"} for row in rows(client)])
     found = load(tmp_path)
     assert [*found.clients] == ["a", "b"]
-    rule = "is not read, since the file is its own"
+    rule = "is not read, since all its rows are this client's"
     assert f"client 'a': column 'client' of {tmp_path}/a.csv {rule}" in found.warnings
 
 
 def test_patterns_that_name_nothing_are_faults(tmp_path: Path) -> None:
-    assert faults(tmp_path / "*.csv") == [f"data.path: no file of rows is named like '{tmp_path}/*.csv'"]
+    assert faults(tmp_path / "*.csv") == [f"data.path: no file of rows matches '{tmp_path}/*.csv'"]
     assert faults(tmp_path / "none" / "*.csv") == [f"data.path: '{tmp_path}/none/*.csv' does not exist"]
     assert faults(tmp_path / "a.csv") == [f"data.path: '{tmp_path}/a.csv' does not exist"]
 

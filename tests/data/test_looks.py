@@ -34,7 +34,7 @@ def test_two_wrong_column_names_in_many_files_are_two_lines_and_the_command_that
         assert fault.startswith(f"{tmp_path}/a/train.jsonl: no column {key!r}; it has 'id', 'review', 'sentiment'")
         assert f"; 5 more like it: {tmp_path}/a/test.jsonl; " in fault
     assert hint == (
-        "The rows look to have the texts in 'review' and the labels in 'sentiment': add --set data.columns.text=review "
+        "The rows seem to have the texts in 'review' and the labels in 'sentiment': add --set data.columns.text=review "
         "--set data.columns.label=sentiment."
     )
 
@@ -60,9 +60,12 @@ def test_labels_that_are_measurements_are_one_fault_and_one_hint(tmp_path: Path)
         ({"conversations": []}, "look like chats or instructions (columns 'conversations')"),
         ({"prompt": "hi", "completion": "yes"}, "look like chats or instructions (columns 'completion', 'prompt')"),
         ({"instruction": "add", "output": "4"}, "look like chats or instructions (columns 'instruction', 'output')"),
-        ({"tokens": ["a", "b"], "ner_tags": [0, 1]}, "look like lists of tokens with a tag each, as of named entities"),
-        ({"text": ["a", "b"], "label": [0, 1]}, "look like lists of tokens with a tag each, as of named entities"),
-        ({"text": "x", "label": ["one", "two"]}, "look like ones of any number of labels: set task=multilabel"),
+        (
+            {"tokens": ["a", "b"], "ner_tags": [0, 1]},
+            "look like lists of tokens with a tag each, as for named entities",
+        ),
+        ({"text": ["a", "b"], "label": [0, 1]}, "look like lists of tokens with a tag each, as for named entities"),
+        ({"text": "x", "label": ["one", "two"]}, "look like rows with several labels each: set task=multilabel"),
     ],
 )
 def test_forms_of_other_tasks_are_named(row: dict[str, Any], hint: str, tmp_path: Path) -> None:
@@ -82,7 +85,7 @@ def test_texts_with_labels_for_generation_are_told(tmp_path: Path) -> None:
 def test_another_separator_of_csv_is_told(mark: str, tmp_path: Path) -> None:
     rows: Any = [f"text{mark}label", *(f"t {n}{mark}{n % 2}" for n in range(6))]
     *_, hint = told(tmp_path, rows, name="train.csv", delimiter=",")
-    assert hint == f"The columns look to be separated by {mark!r}: set data.delimiter to it, or leave it out."
+    assert hint == f"The columns seem to be separated by {mark!r}: set data.delimiter to it, or leave it out."
 
 
 def test_rows_without_faults_give_no_hints(tmp_path: Path) -> None:

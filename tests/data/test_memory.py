@@ -138,13 +138,13 @@ class TestAFederation:
         found = load(given, train_rows=4, valid_fraction=0.5).clients["a"]
         assert (len(found.train), len(found.valid), len(found.test)) == (2, 2, 4)
         assert faults(given, labels=("yes", "no")) == [
-            "data.labels: is not read, since the clients of a Federation have rows and labels; leave it out"
+            "data.labels: it is not read, since the clients of a Federation have rows and labels; leave it out"
         ]
 
     def test_rows_that_no_model_can_take_are_faults(self) -> None:
         bad = ClientData("a/b", "mood", ("yes",), (Row("", None, 0), Row("x", None, 3)), (), ())
         assert faults(Federation.of([bad])) == [
-            "client 'a/b': an id must not hold /, \\, NUL or another control character",
+            "client 'a/b': an id must not contain /, \\, NUL or another control character",
             "data['a/b']['train'], row 1: a text must not be empty, got ''",
             "data['a/b']['train'], row 2: a label must be below the number of the client's labels, 1, got 3",
         ]
@@ -160,11 +160,11 @@ ROWS = "rows must be a list of dicts, a DataFrame or a Dataset, got"
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        ({}, "data: has no clients"),
-        ([], "data: has no rows"),
+        ({}, "data: it has no clients"),
+        ([], "data: it has no rows"),
         (5, f"data: {ROWS} an int"),
         ({"a": iter(GOOD)}, f"data['a']: {ROWS} a list_iterator"),
-        ({"a": "x.csv"}, f"data['a']: {ROWS} a str; the path of files is given as data='my-federation'"),
+        ({"a": "x.csv"}, f"data['a']: {ROWS} a str; pass the path of files as data='my-federation'"),
         ({"a": ["one text"]}, "data['a'], row 1: a row must be a dict of column and value, got a str"),
         (
             {"a": {"good": GOOD}},
@@ -185,7 +185,7 @@ ROWS = "rows must be a list of dicts, a DataFrame or a Dataset, got"
         (
             {"train": GOOD, "test": TEST},
             "data: 'train', 'test' are splits, whose rows need a column 'client' that names the client "
-            "(data.columns.client); or give {client: rows}",
+            "(data.columns.client); or pass {client: rows}",
         ),
         (
             GOOD,
@@ -202,7 +202,7 @@ def test_a_fault_names_the_client_the_row_and_the_value(data: Any, fault: str) -
 def test_columns_with_other_names_are_suggested_as_python_writes_them() -> None:
     rows = [{"note": f"a longer text {number}", "urgency": ["low", "high"][number % 2]} for number in range(20)]
     assert faults({"a": rows})[-1] == (
-        "The rows look to have the texts in 'note' and the labels in 'urgency': add data__columns__text='note', "
+        "The rows seem to have the texts in 'note' and the labels in 'urgency': add data__columns__text='note', "
         "data__columns__label='urgency'."
     )
 
@@ -227,7 +227,7 @@ def test_limits_of_files_are_limits_of_memory() -> None:
 
 
 def test_the_source_and_the_rows_come_together() -> None:
-    with pytest.raises(DataError, match=r"'memory' has rows that are passed in Python, as in fedlease\.run"):
+    with pytest.raises(DataError, match=r"'memory' reads rows that are passed in Python, as in fedlease\.run"):
         load(None)
     with pytest.raises(DataError, match=r"rows in memory are not read when data\.source is 'synthetic'"):
         load_federation(DataSettings(source="synthetic"), 0, "classification", {"a": GOOD})

@@ -160,9 +160,9 @@ FORM = 'a list of {"role": ..., "content": ...} or of {"from": ..., "value": ...
         ("{}", [f"messages must be {FORM}, got {{}}"]),
         (
             "hi",
-            ["messages must be a list, or one as JSON text, got 'hi': Expecting value: line 1 column 1 (char 0)"],
+            ["messages must be a list, or a list as JSON text, got 'hi': Expecting value: line 1 column 1 (char 0)"],
         ),
-        ([], ["the last message is the response and must be of the assistant, but there is none"]),
+        ([], ["the last message is the response and must be from the assistant, but there is none"]),
         (["hi"], ['message 1: must be {"role": ..., "content": ...}, got \'hi\'']),
         (
             chat("user hi", "robot 5", "assistant yes"),
@@ -171,7 +171,7 @@ FORM = 'a list of {"role": ..., "content": ...} or of {"from": ..., "value": ...
         ([{"content": "hi"}], ["message 1: a role must be one of system, user, assistant, tool, got None"]),
         (
             chat("user hi", "system be brief", "assistant yes"),
-            ["message 2: only the first message may be of the system"],
+            ["message 2: only the first message may be from the system"],
         ),
         (chat("user  ", "assistant yes"), ["message 1: a content must not be empty, got ' '"]),
         ([*chat("user hi"), {"role": "assistant"}], ["message 2: a content must not be empty, got None"]),
@@ -185,15 +185,15 @@ FORM = 'a list of {"role": ..., "content": ...} or of {"from": ..., "value": ...
         ),
         (
             chat("user hi", "assistant yes", "user why"),
-            ["the last message is the response and must be of the assistant, but it is of the user"],
+            ["the last message is the response and must be from the assistant, but it is from the user"],
         ),
         (
             chat("assistant yes"),
-            ["the message before the response must be of the user, but there is none"],
+            ["the message before the response must be from the user or a tool, but there is none"],
         ),
         (
             chat("system be brief", "assistant yes"),
-            ["the message before the response must be of the user, but it is of the system"],
+            ["the message before the response must be from the user or a tool, but it is from the system"],
         ),
     ],
 )
@@ -225,10 +225,10 @@ def test_prompts_are_read_without_responses() -> None:
     ("messages", "got"), [([], "there is none"), (chat("assistant yes"), "there is none"), (chat("system s"), "system")]
 )
 def test_a_chat_to_answer_ends_with_the_user(messages: object, got: str) -> None:
-    got = got if " " in got else f"it is of the {got}"
+    got = got if " " in got else f"it is from the {got}"
     assert asked({"messages": messages}, {"messages": chat("user hi")}) == (
         [Row("hi", None, 0)],
-        [f"rows.jsonl, line 1, column 'messages': the last message to answer must be of the user, but {got}"],
+        [f"rows.jsonl, line 1, column 'messages': the last message must be from the user or a tool, but {got}"],
     )
 
 
@@ -298,7 +298,7 @@ def test_chats_as_others_write_them(row: dict[str, Any], expected: Row) -> None:
     [
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, YES]},
-            "column 'messages': message 1: only text is read, and part 1 of its content is of the type 'image_url'",
+            "column 'messages': message 1: only text is read, and part 1 of its content has the type 'image_url'",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}, YES]},
@@ -314,7 +314,8 @@ def test_chats_as_others_write_them(row: dict[str, Any], expected: Row) -> None:
         ),
         (
             {"prompt": [HI, YES], "completion": "yes"},
-            "column 'prompt': the message before the response must be of the user, but it is of the assistant",
+            "column 'prompt': the message before the response must be from the user or a tool, but it is from the "
+            "assistant",
         ),
         (
             {"prompt": [HI], "completion": [YES, HI]},
@@ -352,8 +353,8 @@ def test_csv_holds_chats_as_json_text() -> None:
     (example,) = read_prompt_examples(table, COLUMNS, faults)
     assert (example.row.text, example.row.response, example.task) == ("a, b", "yes", "qa")
     assert faults.found == [
-        "rows.csv, line 3, column 'messages': the last message is the response and must be of the assistant, but there "
-        "is none"
+        "rows.csv, line 3, column 'messages': the last message is the response and must be from the assistant, but "
+        "there is none"
     ]
 
 

@@ -87,7 +87,7 @@ def test_lines_of_an_array_are_those_where_its_objects_begin() -> None:
         ('[{"a": 1}\n{"a": 2}]', "line 2: malformed JSON: {}expected ',' or ']', got '{{'"),
         ('[{"a": 1},\n', "line 2: malformed JSON: {}Expecting value (in the object that begins here)"),
         ('[{"a": 1}', "line 1: malformed JSON: {}the array has no end"),
-        ('[{"a": 1}]\n\nx', "line 3: malformed JSON: {}nothing may stand behind the array, got 'x'"),
+        ('[{"a": 1}]\n\nx', "line 3: malformed JSON: {}nothing may follow the array, got 'x'"),
         ('[\n{"a": nul}]', "line 2: malformed JSON: {}Expecting value (in the object that begins here)"),
         ('[{"a": 1, "a": 2}]', "line 1: malformed JSON: {}'a' is named twice"),
         (b'[{"a": 1},\n{"a": "\xff"}]', "line 2: malformed JSON: {}not UTF-8 (byte 0xff)"),
@@ -105,7 +105,7 @@ def test_a_malformed_array_is_one_fault_that_says_so(content: str | bytes, fault
 def test_one_object_that_holds_the_rows_is_told() -> None:
     table, faults = parsed(json.dumps({"version": 1, "data": ROWS}, indent=2))
     assert table is None and faults == [
-        "rows.json, line 1: the file is one object with the keys 'version', 'data'; write its list of rows alone, as "
+        "rows.json, line 1: the file is one object with the keys 'version', 'data'; write only its list of rows, as "
         "one array"
     ]
 
@@ -129,7 +129,10 @@ def test_a_text_that_is_too_long_names_line_column_and_size() -> None:
         content = "\n".join(map(json.dumps, [ROWS[0], long])) if name.endswith("l") else json.dumps([ROWS[0], long])
         table, faults = parsed(content, name, text_characters=100)
         assert values(table) == [ROWS[0]]
-        line, rule = 2 if name.endswith("l") else 1, "a text has at most 100 characters (data.limits.text_characters)"
+        line, rule = (
+            2 if name.endswith("l") else 1,
+            "a text may have at most 100 characters (data.limits.text_characters)",
+        )
         assert faults == [
             f"{name}, line {line}, column 'text': {rule}, got one of 101",
             f"{name}, line {line}, column 'chat': {rule}, got one of 102",
@@ -149,7 +152,7 @@ def test_a_text_of_fifty_million_bytes_is_refused_without_being_held(name: str, 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     line, size = (1, 50_000_013) if name == "rows.jsonl" else (2, 50_000_003)
-    rule = "a line has at most 1,000,000 bytes (data.limits.row_bytes), got one of"
+    rule = "a line may have at most 1,000,000 bytes (data.limits.row_bytes), got one of"
     assert faults == [f"{tmp_path / name}, line {line}: {rule} {size:,}"]
     assert peak < 10_000_000
     # the next lines of JSON have a meaning of their own, those of CSV have none
@@ -199,7 +202,7 @@ def test_a_text_repeated_in_parquet_is_refused_by_its_row(tmp_path: Path) -> Non
     chats = [[{"role": "user", "content": "x" * 5000}]] * 3
     pyarrow.parquet.write_table(pyarrow.table({"label": [0, 1, 2], "messages": chats}), tmp_path / "rows.parquet")
     table, faults = read(tmp_path / "rows.parquet", text_characters=1000)
-    rule = "a text has at most 1,000 characters (data.limits.text_characters), got one of 5,000"
+    rule = "a text may have at most 1,000 characters (data.limits.text_characters), got one of 5,000"
     assert values(table) == []
     assert faults == [f"{tmp_path}/rows.parquet, row {row}, column 'messages': {rule}" for row in (1, 2, 3)]
 
@@ -227,7 +230,7 @@ def test_values_nested_without_end_are_refused() -> None:
     deep = '{"text": "x", "more": ' + "[" * 200 + "]" * 200 + "}"
     table, faults = parsed(deep, "rows.jsonl")
     assert values(table) == []
-    assert faults == ["rows.jsonl, line 1, column 'more': a value is nested in at most 100 others"]
+    assert faults == ["rows.jsonl, line 1, column 'more': a value may be nested in at most 100 others"]
 
 
 def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:

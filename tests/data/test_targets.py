@@ -98,14 +98,18 @@ class TestLabelSets:
         hint = "its labels look like several in one text, with ';' between them; to "
         plain, sets = (loaded(path, task).warnings for task in ("classification", "multilabel"))
         assert any(f"{hint}learn each of them set task=multilabel and data.label_separator" in note for note in plain)
-        assert any(f"{hint}part them set data.label_separator, which is ','" in note for note in sets)
+        assert any(f"{hint}split them set data.label_separator, which is ','" in note for note in sets)
         assert joined_by({"a, b": 3, "c, d": 3}) == "", "no part recurs"
 
     def test_settings_of_sets_are_refused_elsewhere(self, tmp_path: Path) -> None:
         path = folder(tmp_path / "rows", ["text,label", "x,1", "y,2"])
-        with pytest.raises(DataError, match=r"data.label_separator: is read when task is multilabel, it is 'regr"):
+        with pytest.raises(
+            DataError, match=r"data.label_separator: it is read only if task is multilabel, and task is 'regr"
+        ):
             loaded(path, "regression", label_separator=";")
-        with pytest.raises(DataError, match=r"data.columns.labels: is read when task is multilabel, it is 'classif"):
+        with pytest.raises(
+            DataError, match=r"data.columns.labels: it is read only if task is multilabel, and task is 'classif"
+        ):
             loaded(path, "classification", columns={"labels": ("a", "b")})
         with pytest.raises(DataError, match=r"data.partition: 'dirichlet' skews labels, and rows of task 'multilabel'"):
             loaded(path, "multilabel", partition="dirichlet")
@@ -142,7 +146,7 @@ class TestValues:
             loaded(folder(tmp_path / "rows", rows, "rows.jsonl"), "regression")
 
     def test_names_of_classes_are_told(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="The rows look to have labels that are no numbers: set task=class"):
+        with pytest.raises(DataError, match="The labels seem to be no numbers: set task=class"):
             loaded(folder(tmp_path / "rows", ["text,label", "x,low", "y,high"]), "regression")
 
     def test_a_client_of_one_number_learns_nothing_and_is_named(self, tmp_path: Path) -> None:
@@ -151,7 +155,10 @@ class TestValues:
         (path / "three" / "rows.csv").write_text("text,label\n" + "".join(f"u{i},2.5\n" for i in range(8)))
         found = loaded(path, "regression")
         assert (found.clients["three"].weight, found.clients["one"].weight) == (0, 6)
-        assert any("client 'three': all train rows have the value 2.5, so that no text" in n for n in found.warnings)
+        assert any(
+            "client 'three': all train rows have the value 2.5, whatever their texts: it learns nothing" in n
+            for n in found.warnings
+        )
         with pytest.raises(DataError, match=r"task 'default': every row has the value 2.5; at least two values are"):
             flat = folder(tmp_path / "flat", ["text,label", *(f"t{i},2.5" for i in range(8))])
             loaded(flat, "regression")
@@ -192,5 +199,5 @@ class TestInit:
     def test_tags_of_tokens_are_no_task(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps({"client": c, "tokens": ["a", "b"], "tags": [0, 1]}) + "\n" for c in "abab"))
-        with pytest.raises(DataError, match=r"look like lists of tokens with a tag each.* fedlease has no task of"):
+        with pytest.raises(DataError, match=r"look like lists of tokens with a tag each.* There is no task for"):
             understand(path)

@@ -120,7 +120,7 @@ class TestWithoutTestRows:
     def test_a_client_trains_and_is_named(self, tmp_path: Path) -> None:
         federation = load(untested(folders(tmp_path, a=(BOTH, TEST), b=(BOTH, ())), "b"))
         assert federation.clients["b"].test == () and len(federation.clients["b"].train) == 6
-        assert "client 'b': no test rows in its files; it trains and is scored on none" in federation.warnings
+        assert "client 'b': no test rows in its files; it trains but is not scored" in federation.warnings
 
     def test_somebody_who_learns_needs_some(self, tmp_path: Path) -> None:
         assert faults(untested(folders(tmp_path / "none", a=(BOTH, ()), b=(BOTH, ())), "a", "b")) == [
@@ -128,7 +128,7 @@ class TestWithoutTestRows:
             "client 'b': no test rows in its files",
         ]
         assert faults(untested(folders(tmp_path / "mute", a=(BOTH, ()), b=(YES, TEST[1:])), "a")) == [
-            "no client that can learn has test rows, so that nothing could be scored"
+            "no client that can learn has test rows, so nothing could be scored"
         ]
 
     def test_generation_too(self, tmp_path: Path) -> None:

@@ -1,4 +1,1 @@
-"""Rows of every client: read, checked, dealt.
-
-No tokenizer, no model and no method.
-"""
+"""Reads, checks and deals the rows of every client. No tokenizer, model or method belongs here."""

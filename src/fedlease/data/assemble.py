@@ -1,4 +1,4 @@
-"""Checked examples -> the clients of a federation: ids, one task, one label list, row limits."""
+"""Builds the clients of a federation from examples: checks ids, tasks, label lists and row limits."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from fedlease.errors import DataError
 __all__ = ["SPLITS", "Splits", "assemble", "capped", "check_number_of_clients"]
 
 APART = 3
-"""Number of clients up to which each has a note of its own."""
+"""With at most this many clients, each gets its own note; more share one."""
 
 SPLITS = ("train", "valid", "test")
 Splits = dict[str, list[Example]]
@@ -37,15 +37,15 @@ def assemble(
     kind: RowKind = "labels",
     whole: bool = True,
 ) -> Federation:
-    """Builds clients from the examples of their files; adds to what was found and noted so far.
+    """Builds clients from the examples of their files, and adds to the faults and notes collected so far.
 
     Args:
-        split_here: whether all rows are among ``train`` and test rows are to be held out of them, without the
-            duplicates. They are held out of any client without a split ``test``, too.
-        whole: whether these are all clients there are; of one alone it is not asked whether it can learn.
+        split_here: whether ``train`` has all rows, from which duplicates are dropped and test rows held out. Test rows
+            are also held out of the train rows of any client without a split ``test``.
+        whole: whether these are all clients; otherwise whether they can learn is not checked.
 
     Raises:
-        DataError: something is wrong with the whole, or with a client that is required.
+        DataError: the federation is faulty, or a client that must take part.
     """
     check_number_of_clients(len(clients), settings)
     faults = unusable.faults
@@ -98,13 +98,13 @@ def check_number_of_clients(count: int, settings: DataSettings) -> None:
 
 @dataclass
 class _Builder:
-    """Makes one client of its examples; parameters as of :func:`assemble`.
+    """Builds one client from its examples; parameters are those of :func:`assemble`.
 
     Attributes:
         notes: what is unusual in its rows.
-        unscored: why it has no test rows, which is a fault where nobody has any.
-        read: its rows, dropped ones among them.
-        held: which of its train rows are held out for test, as it brings none; empty where none are.
+        unscored: why it has no test rows, which is a fault if no client has any; empty if it has some.
+        read: number of its rows, including dropped ones.
+        held: how many train rows were held out because the client brings no test rows; empty if none were.
     """
 
     client: str
@@ -119,7 +119,7 @@ class _Builder:
     held: str = ""
 
     def build(self, splits: Splits) -> ClientData:
-        """The client; one with faults has no rows."""
+        """Builds the client; a client with faults gets no rows."""
         before, columns, whose = self.faults.count, self.settings.columns, f"client {self.client!r}"
         self.read = self.faults.dropped_of(self.client) + sum(map(len, splits.values()))
         if self.kind in LABELLED:
@@ -143,11 +143,11 @@ class _Builder:
             if self.kind not in LABELLED:
                 rows[split] = tuple(example.row for example in examples)
             else:
-                # Without readable train rows there are no labels to compare the others with; that fault is reported.
+                # If no train row could be read, which is reported, there are no labels to check other rows against.
                 used = examples if labels else []
                 rows[split] = to_rows(used, labels, self.client, columns.label, self.faults, stated=bool(stated))
         if self.faults.count > before or client_id_fault(self.client):
-            # Draws for a client depend on its id, which may have no bytes.
+            # Random draws for a client encode its id, which fails for some faulty ids.
             return ClientData(self.client, "", (), (), (), ())
         drawn = rows["train"] and (self.split_here or "test" not in splits)
         if drawn:
@@ -155,7 +155,7 @@ class _Builder:
         if not rows["test"]:
             why = f": {_none_to_spare(rows['train'])}" if drawn else " in its files"
             self.unscored = f"no test rows{why}"
-            self.notes.append(f"{whose}: {self.unscored}; it trains and is scored on none")
+            self.notes.append(f"{whose}: {self.unscored}; it trains but is not scored")
         for split, limit in (("train", self.settings.train_rows), ("test", self.settings.test_rows)):
             rows[split], short = capped(self.client, split, rows[split], limit, self.seed)
             self.notes += [short] if short else []
@@ -164,7 +164,7 @@ class _Builder:
         )
 
     def _columns(self) -> tuple[str, ...]:
-        """The labels that columns of 0 and 1 state."""
+        """The labels named by ``data.columns.labels``, whose columns contain 0 and 1."""
         return tuple(map(canonical, self.settings.columns.labels or ())) if self.kind == "label sets" else ()
 
     def _check_labels(self, labels: tuple[str, ...], examples: list[Example]) -> None:
@@ -178,7 +178,7 @@ class _Builder:
         elif mark := joined_by(counts):
             self.notes.append(
                 f"client {self.client!r}: its labels look like several in one text, with {mark!r} between them; to "
-                f"part them set data.label_separator, which is {self.settings.label_separator!r}"
+                f"split them set data.label_separator, which is {self.settings.label_separator!r}"
             )
         most = self.settings.limits.labels
         if len(labels) > most:
@@ -202,7 +202,7 @@ class _Builder:
 
 
 def _held_notes(held: Mapping[str, str], settings: DataSettings) -> list[str]:
-    """Notes that test rows are held out: one for each client, or a single one for many clients."""
+    """Notes that test rows are held out: one per client, or a single one for more than :data:`APART` clients."""
     where = "held out for test (data.test_fraction)"
     if len(held) <= APART:
         return [f"client {client!r}: brings no test rows, so {rows} {where}" for client, rows in held.items()]
@@ -211,7 +211,7 @@ def _held_notes(held: Mapping[str, str], settings: DataSettings) -> list[str]:
 
 
 def capped(client: str, split: str, rows: tuple[Row, ...], limit: int | None, seed: int) -> tuple[tuple[Row, ...], str]:
-    """A seeded sample of rows where there are more than the limit, and a note where there are fewer."""
+    """Samples ``limit`` rows if there are more, and returns a note, otherwise empty, if there are fewer."""
     size = len(rows)
     if limit is not None and size > limit:
         picked = generator(seed, "limit", split, client).sample(range(size), limit)

@@ -1,6 +1,6 @@
-"""How a pool of rows becomes clients: dealt first, split into train, validation and test afterwards.
+"""Deals a pool of rows to clients, then splits each client's share into train, validation and test rows.
 
-The order matters: a client's train and test rows come out of the same share, so they share its distribution.
+Splitting comes second so that a client's train and test rows have the same distribution.
 """
 
 import random
@@ -48,15 +48,15 @@ class Pool:
 
 
 def generator(seed: int, *purpose: str | int) -> random.Random:
-    """A generator of its own for one purpose, for example ``generator(0, "valid", client)``."""
+    """A random generator that serves one purpose only, for example ``generator(0, "valid", client)``."""
     return random.Random(derive(seed, "data", *purpose))
 
 
 def drop_duplicates(rows: Iterable[Row]) -> tuple[tuple[Row, ...], int]:
-    """Keeps the first row of each content and says how many were dropped.
+    """Keeps the first row of each content, so that no text is dealt to both train and test; returns the number dropped.
 
-    Without it a text could be dealt to train and to test. Label and place do not count: two rows of one text with
-    different labels are one row. Two responses to one prompt are two rows.
+    Label and place do not count: two rows of one text with different labels are duplicates. Two responses to one
+    prompt are not.
     """
     kept: dict[tuple[object, ...], Row] = {}
     total = 0
@@ -71,10 +71,10 @@ def hold_out(
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Splits rows at random into (kept, held out), both in their given order.
 
-    Rows of one question stay together, so that none is on both sides. The last row of a label is never held out, so
-    that rows held out carry no label unknown to the kept ones. Fewer than ``count`` rows are held out when these rules,
-    or the need of one row, leave no others; more only where every question has more rows. Rows with responses or
-    numbers count as of one label.
+    Rows of one question stay together, so that no question is on both sides. The last row of a label is never held out,
+    so that every label held out is also among the kept rows. These rules may leave fewer than ``count`` rows to hold
+    out; more are held out only if every question has more than ``count`` rows. Rows with responses or numbers count as
+    rows of one label.
 
     Args:
         stratified: whether labels have the same shares among the rows held out as among all, as far as the rules allow.
@@ -87,9 +87,9 @@ def hold_out(
     drawn = [(index, same[rows[index].question]) for index in random_.sample(range(len(rows)), len(rows))]
     groups = [group for index, group in drawn if index == group[0]]
     fitting = [group for group in groups if len(group) <= count] or sorted(groups, key=len)[:1]
-    # Rows of several labels count for each of them.
+    # A row of several labels counts for each of them.
     quota = _quota(left, count * left.total() // max(len(rows), 1))
-    # what the quota of some label leaves open is filled with any
+    # the second pass ignores the quotas, to fill places that they left open
     for free in (False, True) if stratified else (True,):
         for group in fitting if count > 0 else ():
             labels = Counter(kind for index in group for kind in rows[index].kinds)
@@ -105,7 +105,7 @@ def hold_out(
 
 
 def _quota(labels: Counter[int], count: int) -> Counter[int]:
-    """Shares of ``count`` as large as those of the labels, rounded so that they add up (largest remainders)."""
+    """Divides ``count`` in proportion to the labels' frequencies, in whole numbers that add up (largest remainders)."""
     total = labels.total()
     quota = Counter({label: count * number // total for label, number in labels.items()})
     by_remainder = sorted(labels, key=lambda label: (-(count * labels[label] % total), label))
@@ -114,10 +114,10 @@ def _quota(labels: Counter[int], count: int) -> Counter[int]:
 
 
 def with_known_labels(train: Sequence[Row], test: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Train and test rows of one share such that no test row has a label that no train row has, as :func:`hold_out`.
+    """Moves rows of one share between train and test until every test label is also a train label.
 
-    A test row of such a label changes places with the last train row whose label has another; without any it goes to
-    the train rows.
+    A test row whose label no train row has is exchanged for the last train row whose label has another train row. If
+    there is none, it becomes a train row.
     """
     train, apart = list(train), list[Row]()
     left = Counter(row.label for row in train)
@@ -145,10 +145,10 @@ def make_client(
     valid: Sequence[Row] = (),
     kind: RowKind = "labels",
 ) -> ClientData:
-    """Builds a client and takes its validation rows out of its train rows.
+    """Builds a client, and takes its validation rows out of its train rows unless ``valid`` rows are given.
 
-    ``valid_fraction`` of the train rows, rounded, at least one when the fraction is above 0 and a row can be spared
-    (each label keeps a train row). Given ``valid`` rows are used instead.
+    These are ``valid_fraction`` of the train rows, rounded, and at least one row if the fraction is above 0 and the
+    rules of :func:`hold_out` allow it.
     """
     kept, apart, fraction = tuple(train), tuple(valid), settings.valid_fraction
     if fraction > 0 and not apart:
@@ -164,7 +164,7 @@ def clients_of(
     seed: int,
     kind: RowKind = "labels",
 ) -> list[ClientData]:
-    """Clients called ``<task>-0``, ``<task>-1``, ..., one of each (train, test) part."""
+    """Builds clients called ``<task>-0``, ``<task>-1``, ..., one from each (train, test) part."""
     return [
         make_client(f"{task}-{index}", task, labels, train, test, settings, seed, kind=kind)
         for index, (train, test) in enumerate(parts)
@@ -174,8 +174,8 @@ def clients_of(
 def split_sizes(share: int, settings: DataSettings) -> tuple[int, int]:
     """How many of ``share`` rows of one client are (train, test) rows.
 
-    A given ``train_rows`` or ``test_rows`` is taken as it is, even where the share does not hold it; what is not given
-    is the rest of the share, and without either ``test_fraction`` of the share is test rows.
+    ``train_rows`` and ``test_rows`` are taken as they are, even if the share has fewer rows. If one of them is not set,
+    it is the rest of the share; if neither is, ``test_fraction`` of the share are test rows.
     """
     train, test = settings.train_rows, settings.test_rows
     if train is None and test is None:
@@ -190,11 +190,11 @@ def split_sizes(share: int, settings: DataSettings) -> tuple[int, int]:
 def deal_evenly(pool: Pool, settings: DataSettings, seed: int) -> tuple[list[ClientData], list[str]]:
     """Deals a shuffled pool to ``clients_per_task`` clients called ``<task>-0``, ``<task>-1``, ...
 
-    Clients hold disjoint rows. Where the pool is too small, ``share_rows`` first sets a test pool apart from a train
-    pool and then lets clients overlap within each, so that no test row is anyone's train row.
+    Clients have disjoint rows. If the pool is too small and ``share_rows`` is set, it is first split into a train and a
+    test pool and clients may overlap within each, so that no test row is a train row of any client.
 
     Raises:
-        DataError: rows run out.
+        DataError: the pool has too few rows.
     """
     count = settings.clients_per_task
     rows = list(pool.rows)
@@ -226,7 +226,7 @@ def _overlapping(
     wanted = round(len(rows) * test / (train + test))
     in_test = min(max(wanted, test), count * test, len(rows) - train)
     test_pool, train_pool = rows[:in_test], rows[in_test:]
-    # consecutive windows of a ring: a client never holds a row twice, and overlaps are as few as they can be
+    # consecutive windows of a ring: a client never gets a row twice, and clients overlap as little as possible
     parts = [
         (window(train_pool, index * train, train), window(test_pool, index * test, test)) for index in range(count)
     ]
@@ -244,15 +244,15 @@ def _short(task: str, available: int, settings: DataSettings) -> DataError:
 
 
 def window(ring: Sequence[Row], start: int, size: int) -> list[Row]:
-    """``size`` rows of a ring from ``start`` on; consecutive windows overlap as little as they can."""
+    """``size`` rows of a ring from ``start`` on."""
     return [ring[(start + offset) % len(ring)] for offset in range(size)]
 
 
 def ran_out(whose: str, rows: str, need: str, available: int, settings: DataSettings) -> str:
-    """Says that rows run out, and what helps."""
+    """A message that there are too few rows, with a remedy."""
     remedy = "ask for fewer rows or clients, or set data.share_rows=true"
     if settings.share_rows:
-        remedy = "a client cannot hold a row twice: ask for fewer rows"
+        remedy = "a client cannot have a row twice: ask for fewer rows"
     return (
         f"{whose}: {rows} run out: {counted(settings.clients_per_task, 'client')} (data.clients_per_task) x {need}, "
         f"but there are {counted(available, 'distinct row')}; {remedy}"
@@ -262,18 +262,18 @@ def ran_out(whose: str, rows: str, need: str, available: int, settings: DataSett
 def federation(
     clients: Sequence[ClientData], warnings: Iterable[str], skipped: Mapping[str, str] | None = None
 ) -> Federation:
-    """Puts clients together, checks that there is something to learn and to score, and says whose rows are unusual.
+    """Builds a federation from clients, and checks that there is something to learn and to score.
 
-    Adds warnings of rows in two places, of labels that clients write in different ways, and of single-label clients.
+    Adds warnings about rows in two places, labels that clients write in different ways, and single-label clients.
 
     Raises:
-        DataError: two clients of one id, no client that can learn, or none of these with test rows.
+        DataError: two clients have one id, no client can learn, or no client that can learn has test rows.
     """
     counts = Counter(client.id for client in clients)
     faults = [f"client {client!r}: the id occurs {count} times" for client, count in counts.items() if count > 1]
     faults += nothing_to_learn(clients)
     if not faults and not any(client.weight and client.test for client in clients):
-        faults.append("no client that can learn has test rows, so that nothing could be scored")
+        faults.append("no client that can learn has test rows, so nothing could be scored")
     if faults:
         raise DataError(faults)
     notes = [*overlaps(clients), *warnings, *labels_over_clients(clients)]

@@ -1,4 +1,4 @@
-"""Counts rows that cannot be used and are dropped, as ``data.bad_rows`` allows, so that none is dropped in silence."""
+"""Counts the unusable rows that ``data.bad_rows`` allows to drop, so that none is dropped in silence."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from fedlease.core.wording import counted, listed
 __all__ = ["Dropped"]
 
 REASONS = 5
-"""Reasons that a note names; of more, it says how many there are."""
+"""Number of reasons that a note names; further ones are counted."""
 
 
 @dataclass(slots=True)
@@ -25,10 +25,10 @@ class _Own:
 
 
 class Dropped:
-    """Collects dropped rows by client and reason; a client of ``""`` stands for rows of which the client is not known.
+    """Collects dropped rows by client and reason; the client ``""`` has the rows whose client is not known.
 
     Attributes:
-        rows: how many there are in all.
+        rows: number of all dropped rows.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Dropped:
 
         Args:
             client: whose row it is.
-            reason: the rule that it breaks, without the value received.
+            reason: the rule that the row breaks, without the value received.
             place: file and line.
         """
         self.rows += 1
@@ -67,8 +67,7 @@ class Dropped:
         """One sentence on a client's dropped rows and the reasons; empty if none was dropped.
 
         Args:
-            client: as of :meth:`add`.
-            read: its rows, the dropped ones among them; 0 where that is not known.
+            read: number of the client's rows, including the dropped ones; 0 if that is not known.
         """
         if client not in self._own:
             return ""
@@ -80,7 +79,7 @@ class Dropped:
         return f"{whose}{of}{unknown} {were} dropped (data.bad_rows): {self.reasons(client)}"
 
     def reasons(self, client: str) -> str:
-        """Why rows of a client were dropped, the most frequent reason first, each with the place of its first row."""
+        """The reasons why a client's rows were dropped, most frequent first, each with the place of its first row."""
         found = sorted(self._own[client].reasons.items(), key=lambda entry: -entry[1][0])
         return listed([_reason(reason, *more) for reason, more in found], REASONS, separator="; ")
 

@@ -1,4 +1,4 @@
-"""Collects the faults of rows, so that one run reports all of them and tells equal ones once."""
+"""Collects the faults of rows, so that one run reports all of them and groups those of one kind."""
 
 import reprlib
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from fedlease.errors import DataError
 __all__ = ["IN_MEMORY", "SHOWN", "Faults", "FoundFaultsError", "OneRow", "in_memory", "quoted", "shown"]
 
 SHOWN = 20
-"""Lines of faults before the rest are only counted."""
+"""Number of lines in an error; further faults are counted."""
 
 APART = 3
-"""Number of faults of one kind up to which each has a line."""
+"""With at most this many faults of one kind, each gets its own line; more share one."""
 
 EACH = 10
-"""Number of clients with the same fault up to which each has a line."""
+"""With at most this many clients that have the same fault, each gets its own line; more share one."""
 
 PLACES = 5
-"""Places of further faults of a kind that are named."""
+"""Number of further places that the line for many faults of one kind names."""
 
 KEPT = 1000
-"""Sentences kept per kind; more are counted, so that a million faulty rows take no memory."""
+"""Sentences kept per kind; further faults are counted, so that a million faulty rows take no memory."""
 
 IN_MEMORY = "data"
-"""The place of rows in memory, which are counted like those of Parquet; of a client's, ``data['a']``."""
+"""The place that messages give for rows in memory; ``data['a']`` for those of client ``a``."""
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
@@ -39,17 +39,17 @@ def shown(value: object) -> str:
     """A value as a fault shows it: escaped and cut in length and depth."""
     try:
         return _short.repr(value)
-    except ValueError:  # Python writes no integer of more than 4,300 digits
+    except ValueError:  # Python refuses to write integers of more than 4,300 digits
         return f"a {type(value).__name__} too long to show"
 
 
 def in_memory(path: Path) -> bool:
-    """Whether a place is one of rows in memory, and no file."""
+    """Whether a place stands for rows in memory instead of a file."""
     return str(path).partition("[")[0] == IN_MEMORY
 
 
 def quoted(names: Sequence[str], most: int = 12) -> str:
-    """Names of unknown origin with quotes and commas; of many, the first ones and how many more there are."""
+    """Lists names of unknown origin, quoted; beyond ``most``, further ones are counted."""
     return listed([shown(name) for name in names], most)
 
 
@@ -58,9 +58,9 @@ class _Kind:
     """Faults that differ in their place and value only.
 
     Attributes:
-        apart: up to so many have a line each.
-        count: how many there are.
-        first: of the first ones, the number among all faults, the sentence, the file or client, and the line.
+        apart: with at most this many faults, each gets its own line.
+        count: number of faults.
+        first: the first :data:`KEPT` faults: number among all faults, sentence, file or client, and line.
     """
 
     apart: int
@@ -68,7 +68,7 @@ class _Kind:
     first: list[tuple[int, str, str, str]] = field(default_factory=list)
 
     def lines(self) -> list[tuple[int, str, int]]:
-        """Number, sentence and how many faults it covers: one per fault or, of many, the first with further places."""
+        """Lines as (number, sentence, faults covered): one per fault, or one for all if there are many."""
         if self.count <= self.apart:
             return [(number, fault, 1) for number, fault, _, _ in self.first]
         number, fault, last, _ = self.first[0]
@@ -84,11 +84,11 @@ class Faults:
     """Collects faults so that one run reports all of them.
 
     Attributes:
-        found: sentences, in the order in which they were found; of one kind, the first :data:`KEPT`.
-        count: how many faults there are.
-        dropped: counts rows that cannot be used; None where they are faults.
-        of_rows: how many of them are of rows that could be dropped.
-        owner: the client whose rows are read; ``""`` where that is not known.
+        found: sentences in the order in which they were found, at most :data:`KEPT` of one kind.
+        count: number of faults.
+        dropped: counts rows that cannot be used; None if these are faults.
+        of_rows: number of faults that concern rows which could be dropped.
+        owner: the client whose rows are being read; ``""`` if that is not known.
     """
 
     def __init__(self, dropped: Dropped | None = None) -> None:
@@ -102,7 +102,7 @@ class Faults:
 
     @property
     def seen(self) -> int:
-        """Faults and dropped rows that were noted so far."""
+        """Number of faults and dropped rows so far."""
         return self.count + (self.dropped.rows if self.dropped else 0)
 
     def dropped_of(self, client: str) -> int:
@@ -113,9 +113,9 @@ class Faults:
         """Notes one fault, a whole sentence.
 
         Args:
-            kind: what it has in common with faults that mean the same; None: nothing.
-            place: the file, folder or client that has it.
-            apart: up to so many of the kind have a line each.
+            kind: key that groups faults which mean the same; None groups only equal sentences.
+            place: the file, folder or client that has the fault.
+            apart: with at most this many faults of the kind, each gets its own line.
         """
         self.count += 1
         group = self._kinds.setdefault(fault if kind is None else f"\0{kind}", _Kind(apart))
@@ -129,7 +129,7 @@ class Faults:
         self.add(f"{path}: {rule}", kind=kind, place=str(path), apart=apart)
 
     def of_client(self, client: str, rule: str, kind: str) -> None:
-        """Notes a fault of a client; up to :data:`EACH` clients with the same fault have a line each."""
+        """Notes a fault of a client."""
         self.add(f"client {client!r}: {rule}", kind=kind, place=repr(client), apart=EACH)
 
     def at(
@@ -142,10 +142,11 @@ class Faults:
         kind: str | None = None,
         of_row: bool = False,
     ) -> None:
-        """Notes the rule that one row breaks, or one value where ``column`` is given.
+        """Notes the rule that a row breaks, or that its value in ``column`` breaks.
 
-        ``kind`` is what such faults have in common, by default the column and the rule without the value received;
-        ``of_row`` says that nothing is wrong but this row.
+        Args:
+            kind: key that groups such faults; by default the column and the rule without the value received.
+            of_row: whether dropping the row would remove the fault.
         """
         self.of_rows += of_row
         place = _place(path, line)
@@ -153,22 +154,22 @@ class Faults:
         self.add(sentence, kind=kind or f"{column}: {rule.partition(', got ')[0]}", place=str(path), line=place)
 
     def row(self, path: Path, line: int) -> "OneRow":
-        """Receives what is wrong with one row: faults, or the reason for which it is dropped."""
+        """A receiver of the rules that one row breaks."""
         return OneRow(self, path, line)
 
     def owner_of(self, line: int) -> str:
-        """The client whose row stands on a line; ``""`` where that is not known."""
+        """The client to which the row on a line belongs; ``""`` if that is not known."""
         return self.owner
 
     def hint(self, about: str, sentence: str) -> None:
-        """Adds what the rows look like and what mends it, which follows the faults; once per ``about``."""
+        """Adds a sentence with a likely cause and its remedy, to be shown after the faults; one per ``about``."""
         self._hints.setdefault(about, sentence)
 
     def check(self) -> None:
-        """Raises what was found, at most :data:`SHOWN` lines in full, and the hints.
+        """Raises the faults that were found, in at most :data:`SHOWN` lines, and the hints.
 
         Raises:
-            DataError: something was found.
+            DataError: there are faults.
         """
         if not self.count:
             return
@@ -178,7 +179,7 @@ class Faults:
         raise FoundFaultsError([*(line for _, line, _ in lines[:SHOWN]), *more, *self._hints.values()], self)
 
     def take(self, error: DataError) -> None:
-        """Notes the faults of an error that was raised for a part of the rows."""
+        """Adds the faults of an error that was raised for a part of the rows."""
         if not isinstance(error, FoundFaultsError):
             for fault in error.faults:
                 self.add(fault)
@@ -195,7 +196,7 @@ class Faults:
 
 @dataclass(slots=True)
 class OneRow:
-    """Receives the rules that one row breaks; the first one is the reason for which it is dropped, if it may be.
+    """Receives the rules that one row breaks; if the row may be dropped, the first one is the reason.
 
     Attributes:
         broken: whether the row cannot be used.
@@ -207,7 +208,7 @@ class OneRow:
     broken: bool = False
 
     def __call__(self, column: str | None, rule: str, *, kind: str | None = None) -> None:
-        """Notes a rule, as :meth:`Faults.at`."""
+        """Notes a rule that the row breaks; parameters are those of :meth:`Faults.at`."""
         dropped = self.faults.dropped
         if dropped is None:
             self.faults.at(self.path, self.line, column, rule, kind=kind, of_row=True)

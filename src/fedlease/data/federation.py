@@ -1,4 +1,4 @@
-"""Federations, which every data source gives: clients, each with its own labels and rows."""
+"""Federations: clients, each with its own labels and rows. Every data source returns one."""
 
 import hashlib
 import json
@@ -47,14 +47,14 @@ class Row:
     Attributes:
         text: never empty; for generation the last message of the user.
         text_pair: second text of a sentence-pair task, or None.
-        label: index into the client's ``labels``; 0 where it is no class that a model should give.
-        response: the answer that a model should give, never empty; None for classification and where it is not known.
+        label: index of the class into the client's ``labels``; 0 in rows whose target is not one class.
+        response: the answer that a model should generate, never empty; None for other tasks or if it is not known.
         turns: (role, content) of the messages before ``text``, oldest first; roles are system, user, assistant and
             tool.
-        role: who wrote ``text``: the user, or a tool that the assistant called.
+        role: role of ``text``: ``user``, or ``tool`` for the result of a tool that the assistant called.
         place: file and line it was read from, for messages; None if it comes from no file.
-        marks: indices into the client's ``labels``, ascending, of a row that has any number of labels; None for others.
-        value: the number that a model should give; None where it should give something else.
+        marks: ascending indices into the client's ``labels`` of a row with any number of labels; None for other tasks.
+        value: the number that a model should predict; None for other tasks.
     """
 
     text: str
@@ -69,17 +69,17 @@ class Row:
 
     @property
     def kinds(self) -> tuple[int, ...]:
-        """The strata of a row when rows are divided evenly: its label, or each of its labels; -1 for no label."""
+        """The strata of the row in stratified splits: its label, or each of its labels, or -1 for no label."""
         return (self.label,) if self.marks is None else self.marks or (-1,)
 
     @property
     def question(self) -> tuple[object, ...]:
-        """Everything that a model is shown; a test row with the question of a train row is a leak."""
+        """The model's input; a test row with the question of a train row is a leak."""
         return self.turns, self.role, self.text, self.text_pair
 
     @property
     def content(self) -> tuple[object, ...]:
-        """Question and answer; rows of one content are duplicates, whatever their labels."""
+        """Question and response; rows with the same content are duplicates, whatever their labels."""
         return *self.question, self.response
 
 
@@ -89,11 +89,11 @@ class ClientData:
 
     Attributes:
         id: from the data (folder or column), never from a transport.
-        task: what the rows are about, for per-task scores; unknown tasks are ``"default"``.
-        labels: label names; ``Row.label`` and ``Row.marks`` index them. :data:`VALUE` where rows have numbers, empty
-            for generation.
-        valid: rows for choices (learning rate, epochs); empty when ``data.valid_fraction`` is 0.
-        kind: what stands beside the texts.
+        task: what the rows are about, for per-task scores; ``"default"`` if not stated.
+        labels: label names, which ``Row.label`` and ``Row.marks`` index; :data:`VALUE` if rows have numbers, empty for
+            generation.
+        valid: rows on which choices are made (learning rate, epochs); empty if ``data.valid_fraction`` is 0.
+        kind: what the targets of the rows are.
     """
 
     id: ClientId
@@ -106,15 +106,14 @@ class ClientData:
 
     @property
     def weight(self) -> int:
-        """Train rows that count in means, see :attr:`ClientCard.weight`."""
+        """The client's weight in means, see :attr:`ClientCard.weight`."""
         return _weight(self, len(self.train))
 
     @cached_property
     def scale(self) -> Scale | None:
         """Mean and standard deviation of the numbers of its train rows; None if rows have none.
 
-        A client learns (number - mean) / deviation, so that clients whose numbers have other units or sizes learn
-        alike.
+        A client learns (number - mean) / deviation, so that units and sizes of numbers may differ between clients.
         """
         values = [row.value for row in self.train if row.value is not None]
         if self.kind != "values" or not values:
@@ -128,14 +127,14 @@ class ClientData:
 
     @property
     def by_label(self) -> dict[str, tuple[int, int]]:
-        """Label -> train and test rows, in the order of the labels; empty where rows have none."""
+        """Label -> numbers of train and test rows, in the order of ``labels``; empty if rows have no labels."""
         if self.kind == "values":
             return {}
         train, test = (Counter(kind for row in rows for kind in row.kinds) for rows in (self.train, self.test))
         return {label: (train[index], test[index]) for index, label in enumerate(self.labels)}
 
     def truth(self, row: Row) -> str | list[str] | float | None:
-        """The value that a model should predict for a row: a label, labels, or a number; None for a text."""
+        """The target of a row: a label, a list of labels, or a number; None for generation."""
         if self.kind == "values":
             return row.value
         return self.named(row.label if row.marks is None else row.marks) if self.labels else None
@@ -147,7 +146,7 @@ class ClientData:
         return self.labels[prediction] if self.kind == "labels" and self.labels else prediction
 
     def card(self) -> "ClientCard":
-        """The card of this client, which others may see."""
+        """The client's public description."""
         pairs, mark = any(row.text_pair is not None for row in self.train), Federation.of([self]).fingerprint()
         rows = len(self.train), len(self.valid), len(self.test)
         return ClientCard(self.id, self.task, self.labels, pairs, *rows, mark, self.kind, self.scale)
@@ -162,7 +161,7 @@ class ClientCard:
         pairs: whether rows are pairs of texts.
         fingerprint: SHA-256 over all rows.
         scale: see :attr:`ClientData.scale`.
-        key: fingerprint of the key that the client has proved to have; empty where all is one machine.
+        key: fingerprint of the key that the client has proved to have; empty if the run is on one machine.
     """
 
     id: ClientId
@@ -179,15 +178,15 @@ class ClientCard:
 
     @property
     def weight(self) -> int:
-        """Train rows that count in means: all, or none where :func:`why_nothing` finds nothing to learn."""
+        """The client's weight in means: its number of train rows, or 0 if :func:`why_nothing` gives a reason."""
         return _weight(self, self.train_rows)
 
 
 def why_nothing(client: ClientData | ClientCard) -> str:
-    """Why a client has nothing to learn; empty where it has.
+    """The reason why a client has nothing to learn; empty if it has something.
 
-    With one label a head has one output, whose probability is 1, so no gradient reaches anything. With one number there
-    is nothing that texts could explain.
+    With one label a head has one output, whose probability is 1, so every gradient is 0. If all numbers are equal,
+    texts explain nothing.
     """
     if client.kind == "values":
         return ONE_VALUE if client.scale is not None and not client.scale[1] else ""
@@ -204,7 +203,7 @@ class Federation:
 
     Attributes:
         warnings: plain sentences about what is unusual in the data.
-        skipped: id -> why, of clients that were left out because their rows cannot be used.
+        skipped: id -> reason, of clients that were left out.
     """
 
     clients: Mapping[ClientId, ClientData]
@@ -221,12 +220,12 @@ class Federation:
     def of(
         cls, clients: Iterable[ClientData], warnings: Iterable[str] = (), skipped: Mapping[ClientId, str] | None = None
     ) -> "Federation":
-        """Builds a federation with its clients in sorted order."""
+        """Builds a federation; clients may be in any order."""
         ordered = sorted(clients, key=lambda client: client.id)
         return cls({client.id: client for client in ordered}, tuple(warnings), dict(skipped or {}))
 
     def fingerprint(self) -> str:
-        """SHA-256 over every id, task, label list and row (with its answer and turns): changes when any does."""
+        """SHA-256 over every id, task, label list and row, with its answer and turns."""
         digest = hashlib.sha256()
         for client in self:
             for part in (client.id, client.task, *client.labels):
@@ -235,7 +234,7 @@ class Federation:
                 digest.update(f"\x1d{name}\x1d".encode())
                 for row in rows:
                     role = [row.role] if row.role != "user" else []
-                    # A label alone adds nothing, so that a fingerprint does not depend on what other rows may have.
+                    # Nothing is added for a row with only a label, whatever targets other tasks have.
                     answered = row.response is not None or row.turns
                     answer = f"\x1f{json.dumps([row.response, row.turns, *role])}" if answered else ""
                     if row.marks is not None or row.value is not None:

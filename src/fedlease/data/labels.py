@@ -1,4 +1,4 @@
-"""Labels that are the same however a file writes them, label lists, and clients whose labels leave nothing to learn."""
+"""Unifies the spellings of labels, and notes doubtful labels and clients with nothing to learn."""
 
 import re
 import unicodedata
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 UNEVEN = 4.0
-"""Times as many rows of the most frequent label as of the rarest from which accuracy says little of the rarest."""
+"""Ratio of the most frequent to the rarest label from which accuracy says little about the rarest."""
 
 SWITCHES = frozenset({"true", "false", "True", "False", "TRUE", "FALSE"})
 MISSING = frozenset({"nan", "NaN", "NAN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
@@ -41,6 +41,7 @@ MISSING = frozenset({"nan", "NaN", "NAN", "NaT", "None", "null", "NULL", "<NA>",
 
 
 def _look(label: str) -> str:
+    """A form that labels share if they differ only by case, Unicode form or how a number is written."""
     text = "".join(c for c in folded(label) if unicodedata.category(c) not in ("Cf", "Zs") and not is_selector(c))
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text)
 
@@ -48,13 +49,11 @@ def _look(label: str) -> str:
 def agreed(
     splits: Mapping[str, Sequence[Example]], whose: str, column: str, faults: Faults, notes: list[str]
 ) -> dict[str, list[Example]]:
-    """The examples of one label list, with one name for labels that are the same, each once in a row.
+    """Renames the labels of one client's examples so that spellings of the same label become one name.
 
-    The words for true and false are ``true`` and ``false`` in all file types. Where a CSV file is among the files,
-    whose cells are all text, ``1.0`` is ``1`` in the others too. What differs invisibly is one label.
-
-    Labels of nothing visible are faults. ``notes`` takes which labels of whose rows were read as one, and how many rows
-    that concerns.
+    True and false become ``true`` and ``false`` in all file types. If some file is CSV, whose cells are all text, the
+    number ``1.0`` becomes ``1`` in the other files too. Labels that differ only invisibly become one, with a note. A
+    label without visible characters is a fault. Repeated labels of a row are dropped.
     """
     every = [example for examples in splits.values() for example in examples]
     untyped = not all(is_typed(example.place[0]) for example in every)
@@ -82,19 +81,17 @@ def agreed(
 
 
 def canonical(label: str, *, typed: bool = True) -> str:
-    """The name of a label, however it is written; ``typed`` says whether text ``1.0`` and number 1 are different."""
+    """The name of a label, whatever its spelling; ``typed`` says whether the text ``1.0`` differs from the number 1."""
     name = visible(label)
     plain = name_of(name, typed=typed) or name
     return plain.lower() if plain in SWITCHES else plain
 
 
 def known_label(value: object, labels: Sequence[str], *, typed: bool) -> str | None:
-    """The label in a cell, spelt as in the client's list if it is there; None for an empty cell.
+    """The label in a cell, spelt as in the client's ``labels`` if it is one of them; None for an empty cell.
 
     Args:
-        value: in the cell.
-        labels: of the client.
-        typed: whether its table tells numbers from text.
+        typed: whether the table of the cell tells numbers from text.
     """
     name = name_of(value, typed)
     if name is None:
@@ -104,7 +101,7 @@ def known_label(value: object, labels: Sequence[str], *, typed: bool) -> str | N
 
 
 def alike(labels: Iterable[str]) -> list[list[str]]:
-    """Groups of labels that look the same but for case, Unicode form or how a number is written."""
+    """Groups of labels that differ only by case, Unicode form or how a number is written."""
     groups: dict[str, list[str]] = {}
     for label in sorted(set(labels)):
         groups.setdefault(_look(label), []).append(label)
@@ -112,13 +109,13 @@ def alike(labels: Iterable[str]) -> list[list[str]]:
 
 
 def doubtful_labels(labels: Mapping[str, int], whose: str) -> list[str]:
-    """Doubts about one list of labels, given as label -> number of rows."""
+    """Notes of what is doubtful in one list of labels, given as label -> number of rows."""
     notes = []
     for group in alike(labels):
         counts = " and ".join(f"{shown(label)} ({counted(labels[label], 'row')})" for label in group)
         notes.append(
-            f"{whose}: labels that differ only by case, Unicode form or the way a number is written are learnt apart: "
-            f"{counts}"
+            f"{whose}: labels that differ only by case, Unicode form or the way a number is written are learnt as "
+            f"different labels: {counts}"
         )
     notes += [
         f"{whose}: {counted(labels[label], 'row')} with the label {label!r}, which reads as a missing value"
@@ -139,13 +136,13 @@ def doubtful_labels(labels: Mapping[str, int], whose: str) -> list[str]:
 
 
 def stated_labels(settings: DataSettings, task: str) -> tuple[str, ...]:
-    """The labels that ``data.labels`` gives a task; none where it does not say."""
+    """The labels that ``data.labels`` gives a task; none if it gives none."""
     labels = settings.labels.get(task) if isinstance(settings.labels, dict) else settings.labels
     return tuple(dict.fromkeys(map(canonical, labels or ())))
 
 
 def check_tasks(settings: DataSettings, tasks: Iterable[str], faults: Faults) -> None:
-    """Notes every task that ``data.labels`` names and no client has."""
+    """Adds a fault for every task that ``data.labels`` names and no client has."""
     known = sorted(set(tasks))
     for task in settings.labels if isinstance(settings.labels, dict) else ():
         if task not in known:
@@ -153,9 +150,9 @@ def check_tasks(settings: DataSettings, tasks: Iterable[str], faults: Faults) ->
 
 
 def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
-    """Why a head has nothing to learn from, a sentence per task; empty where some task has what differs.
+    """Reasons why no task has anything to learn, one sentence per task; empty if some task has.
 
-    Clients of one label each can learn from one another where their heads have the outputs for it.
+    Clients with one label each can learn from one another if their heads have outputs for several labels.
     """
     if not all(client.labels for client in clients):
         return []
@@ -181,14 +178,14 @@ def nothing_to_learn(clients: Sequence[ClientData]) -> list[str]:
 
 
 def _answers(client: ClientData) -> set[str]:
-    """The labels of a client's train rows, each once."""
+    """The distinct targets of a client's train rows, as texts."""
     if client.kind == "values":
         return {f"{row.value:g}" for row in client.train}
     return {", ".join(repr(client.labels[kind]) for kind in row.kinds if kind >= 0) for row in client.train}
 
 
 def labels_over_clients(clients: Iterable[ClientData]) -> list[str]:
-    """Labels that one client of a task writes in one way and another in another."""
+    """Notes of labels that clients of one task write in different ways."""
     notes = []
     for task, members in _by_task(client for client in clients if client.kind != "values").items():
         for group in alike(label for member in members for label in member.labels):
@@ -200,7 +197,7 @@ def labels_over_clients(clients: Iterable[ClientData]) -> list[str]:
 
 
 def uneven(clients: Iterable[ClientData]) -> str:
-    """How uneven the labels of at least half of the clients are; empty below :data:`UNEVEN`."""
+    """A sentence on the client with the median ratio of frequent to rare labels; empty if that is below UNEVEN."""
     found = []
     for client in clients:
         counts = {label: train for label, (train, _) in client.by_label.items() if train}
@@ -222,27 +219,27 @@ def _by_task(clients: Iterable[ClientData]) -> dict[str, list[ClientData]]:
 
 
 def one_label_notes(clients: Iterable[ClientData | ClientCard]) -> list[str]:
-    """A note about each client that has one label, or one number."""
+    """Notes of clients whose train rows all have one label or one number."""
     notes = []
     for client in clients:
         reason = why_nothing(client)
         if reason == NOTHING_TO_LEARN:
             notes.append(
-                f"client {client.id!r}: all train rows have the label {client.labels[0]!r}, so that its head has one "
+                f"client {client.id!r}: all train rows have the label {client.labels[0]!r}, so its head has one "
                 "output and its loss is 0: it learns nothing, is not asked to train, and is left out of every mean; "
                 "data.labels would give it the labels of its task"
             )
         elif reason:
             assert client.scale is not None
             notes.append(
-                f"client {client.id!r}: all train rows have the value {client.scale[0]:g}, so that no text explains "
-                "it: it learns nothing, is not asked to train, and is left out of every mean"
+                f"client {client.id!r}: all train rows have the value {client.scale[0]:g}, whatever their texts: it "
+                "learns nothing, is not asked to train, and is left out of every mean"
             )
     return notes
 
 
 def label_notes(client: ClientData) -> list[str]:
-    """Notes about a client's labels: one of them alone in train, or some in test that are not in train."""
+    """Notes of a client whose train rows all have the same labels, or whose test rows have further labels."""
     notes = one_label_notes([client])
     if client.kind == "values" or not client.labels:
         return notes

@@ -1,4 +1,4 @@
-"""The one entry to rows: reads the source that the settings name, and refuses what that source cannot serve."""
+"""Loads rows from the source that the settings name, and refuses settings that this source cannot serve."""
 
 import importlib
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ __all__ = ["load_federation"]
 
 LEFT_OUT = "it was left out (data.without)"
 FEW = 5
-"""Clients that a message names before it counts."""
+"""Number of clients that a message names; further ones are counted."""
 
 
 def load_federation(settings: DataSettings, seed: int, task: str = "classification", data: object = None) -> Federation:
@@ -36,10 +36,10 @@ def load_federation(settings: DataSettings, seed: int, task: str = "classificati
         settings: where rows come from and how they are dealt.
         seed: root seed.
         task: what clients optimise, which decides whether rows need labels or responses.
-        data: rows in memory, for the source ``memory`` alone; its forms: :mod:`fedlease.data.sources.memory`.
+        data: rows in memory, for the source ``memory`` only, in a form that :mod:`fedlease.data.sources.memory` lists.
 
     Raises:
-        DataError: the rows are not usable, with every fault that was found; or the source cannot serve the task or a
+        DataError: rows cannot be used (the error has every fault found), or the source cannot serve the task or a
             setting.
         MissingPackageError: the source or partition needs a package that is not installed.
     """
@@ -69,15 +69,15 @@ def _left_out(federation: Federation, without: Sequence[str]) -> Federation:
         return federation
     known = {**federation.clients, **federation.skipped}
     if unknown := [client for client in without if client not in known]:
-        raise DataError(f"data.without: {listed(unknown, FEW)} is no client{nearest(unknown[0], known)}")
+        raise DataError(f"data.without: there is no client {listed(unknown, FEW)}{nearest(unknown[0], known)}")
     if not (rest := [rows for rows in federation if rows.id not in without]):
-        raise DataError("data.without: names every client, and a run needs at least one")
+        raise DataError("data.without: it names every client, and a run needs at least one")
     skipped = {**federation.skipped, **dict.fromkeys(without, LEFT_OUT)}
     return Federation.of(rest, federation.warnings, skipped)
 
 
 def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: TaskFacts) -> list[str]:
-    """Faults of settings: rows that the task needs and the source does not give, and keys that the source ignores."""
+    """Faults of settings that the source cannot serve: targets of rows that it lacks, and keys that it ignores."""
     name, labelled, skewed = f"data.source {settings.source!r}", facts.rows == "labels", settings.partition != "natural"
     has = f"{' and '.join(source.rows)} and no {facts.rows}"
     tasks = " or ".join(other for kind in source.rows for other in tasks_reading(kind))
@@ -103,7 +103,7 @@ def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: Tas
         f"data.share_rows: {name} never shares rows between clients; leave it out (it is read for {sharing})": (
             settings.share_rows and not source.shares
         ),
-        f"data.path: is not read when data.source is {settings.source!r}; leave one of them out": (
+        f"data.path: it is not read when data.source is {settings.source!r}; leave one of them out": (
             settings.path is not None and source.path == "not read"
         ),
     }
@@ -111,7 +111,7 @@ def _unserved(settings: DataSettings, source: SourceFacts, task: str, facts: Tas
 
 
 def _unread(settings: DataSettings, task: str, kind: RowKind) -> list[str]:
-    """Settings of rows with any number of labels, where rows have something else."""
+    """Faults of settings that are read only for rows with any number of labels."""
     if kind == "label sets":
         return []
     of = " or ".join(tasks_reading("label sets"))
@@ -121,5 +121,7 @@ def _unread(settings: DataSettings, task: str, kind: RowKind) -> list[str]:
         "label_separator": settings.label_separator != default.label_separator,
     }
     return [
-        f"data.{key}: is read when task is {of}, it is {task!r}; leave it out" for key, given in stated.items() if given
+        f"data.{key}: it is read only if task is {of}, and task is {task!r}; leave it out"
+        for key, given in stated.items()
+        if given
     ]

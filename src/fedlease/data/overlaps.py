@@ -1,4 +1,4 @@
-"""Rows that stand in two places: train and test, train and validation, one client and another."""
+"""Finds rows in two places: in two splits of a client, or in two clients."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ __all__ = ["overlaps"]
 
 WORDS = {"train": "train", "valid": "validation", "test": "test"}
 PAIRS = (("test", "train"), ("test", "valid"), ("valid", "train"))
-"""The rows of the first are scored or chosen on, and must be none of the second."""
+"""Splits that should be disjoint: the first serves scores or choices."""
 
 
 def overlaps(clients: Sequence[ClientData]) -> list[str]:
-    """One sentence per pair of places within a client, and per pair of splits over clients.
+    """Notes of overlaps: one per pair of splits of a client, and one per pair of splits of different clients.
 
-    Rows of one question are the same row, whatever their labels or answers.
+    Rows with the same question count as the same row, whatever their labels or answers.
     """
     return [note for client in clients for note in _within(client)] + _shared(clients)
 
@@ -33,7 +33,7 @@ def _within(client: ClientData) -> list[str]:
 
 
 def _shared(clients: Sequence[ClientData]) -> list[str]:
-    """Rows of one client that another one has too."""
+    """Notes of rows that several clients have."""
     places: dict[tuple[object, ...], dict[str, set[str]]] = {}
     for client in clients:
         for split, rows in client.splits.items():
@@ -46,7 +46,7 @@ def _shared(clients: Sequence[ClientData]) -> list[str]:
         for holders in shared:
             ones = {client for client, splits in holders.items() if split in splits}
             others = {client for client, splits in holders.items() if other in splits}
-            # two clients, of whom one has it here and the other there
+            # the row must be in one split of one client and in the other split of another client
             if ones and others and len(ones | others) > 1:
                 count += 1
                 who |= ones | others

@@ -28,21 +28,21 @@ from fedlease.errors import DataError, MissingPackageError
 __all__ = ["MIN_ROWS", "deal", "dirichlet_shares"]
 
 MIN_ROWS = 5
-"""Rows, train and test together, that a label-skewed client holds at least."""
+"""Least number of rows, train and test together, of a label-skewed client."""
 
 
 def deal(pools: Sequence[Pool], settings: DataSettings, seed: int) -> tuple[list[ClientData], list[str]]:
     """Deals pools to clients by ``settings.partition``.
 
-    Under label skew the sizes of clients vary. ``train_rows`` and ``test_rows`` are then upper limits: a client that
-    holds fewer rows is split in their proportion, and a warning names it. Rows are never shared.
+    Under label skew the sizes of clients vary. ``train_rows`` and ``test_rows`` are then upper limits: a client with
+    fewer rows is split in their proportion, and a warning names it. Rows are never shared.
 
     Returns:
-        The clients and plain warnings.
+        The clients, and warnings.
 
     Raises:
-        DataError: rows run out, label lists differ, only some tasks have a second text, or no draw gives every client
-            enough rows.
+        DataError: there are too few rows, label lists differ, only some tasks have a second text, or no draw gives
+            every client enough rows.
         MissingPackageError: flwr-datasets is needed and not installed.
     """
     clients: list[ClientData] = []
@@ -108,10 +108,10 @@ def _capped(size: int, settings: DataSettings) -> tuple[int, int]:
 def dirichlet_shares(pool: Pool, count: int, alpha: float, seed: int) -> list[tuple[Row, ...]]:
     """Splits a pool into ``count`` disjoint shares with Dirichlet(alpha) label skew.
 
-    Every row is in one share and every share holds at least :data:`MIN_ROWS` rows.
+    Every row is in one share and every share has at least :data:`MIN_ROWS` rows.
 
     Raises:
-        DataError: too few rows, or no draw gave every share enough of them.
+        DataError: there are too few rows, or no draw gave every share enough of them.
         MissingPackageError: flwr-datasets is not installed.
     """
     try:
@@ -137,7 +137,7 @@ def dirichlet_shares(pool: Pool, count: int, alpha: float, seed: int) -> list[tu
     labels = [row.label for row in pool.rows]
     partitioner.dataset = Dataset.from_dict({"index": list(range(len(labels))), "label": labels})
     with warnings.catch_warnings():
-        # the package warns at every repeated draw, which is how it meets the minimum
+        # the package repeats the draw until every share reaches the minimum, and warns each time
         warnings.simplefilter("ignore")
         try:
             parts = [partitioner.load_partition(index)["index"] for index in range(count)]

@@ -1,4 +1,4 @@
-"""Clients whose rows cannot be used: all named at once, or left out and named, as ``data.clients`` says."""
+"""Handles clients whose rows cannot be used: ``data.clients`` says whether they are errors or left out."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,10 +15,11 @@ __all__ = ["RowFaults", "Unusable", "too_few_rows", "without_unusable"]
 
 
 class Unusable:
-    """Tells faults of clients from those of the whole: under ``skip`` a client's faults leave out that client alone.
+    """Separates faults of single clients from faults of the federation.
 
     Attributes:
-        faults: those of the whole, and under ``require`` those of clients.
+        faults: faults of the federation and, unless ``skip``, of clients.
+        skip: whether a client with faults is left out; otherwise its faults are those of the federation.
         named: clients with faults.
     """
 
@@ -30,7 +31,7 @@ class Unusable:
 
     @contextmanager
     def client(self, client: str) -> Iterator[Faults]:
-        """Collects faults of one client; may be entered again."""
+        """Collects the faults of one client; may be entered several times."""
         own = self._own.setdefault(client, Faults(self.faults.dropped)) if self.skip else self.faults
         before, owner = own.count, own.owner
         own.owner = client
@@ -41,7 +42,7 @@ class Unusable:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Client -> why it is left out; empty unless clients are skipped."""
+        """Client -> reason for leaving it out; empty unless clients are skipped."""
         return {
             client: own.found[0] + (f" (and {counted(own.count - 1, 'more fault')})" if own.count > 1 else "")
             for client, own in sorted(self._own.items())
@@ -49,22 +50,22 @@ class Unusable:
         }
 
     def dropped_notes(self, client: str, read: int) -> list[str]:
-        """The note of :meth:`fedlease.data.dropped.Dropped.note`, if there is one."""
+        """The note of :meth:`fedlease.data.dropped.Dropped.note` in a list; an empty list if there is none."""
         dropped = self.faults.dropped
         return [note] if dropped and (note := dropped.note(client, read)) else []
 
     def dropped_words(self, client: str, read: int) -> str:
-        """Addition to the fault of a client that lacks rows because some were dropped."""
+        """A clause on a client's dropped rows, for a fault that it has too few; empty if none were dropped."""
         return "".join(f"; {note.partition(': ')[2]}" for note in self.dropped_notes(client, read))
 
     def check(self, *, whole: bool = True) -> None:
-        """Raises faults of the whole and, where clients are required, of all clients, each of which is named.
+        """Raises the collected faults, with hints at settings that would tolerate them.
 
         Args:
-            whole: whether these are all clients of a run, whose settings may be others next time.
+            whole: whether these are all clients of a run, so that ``data.bad_rows`` can still be changed.
 
         Raises:
-            DataError: something was found.
+            DataError: there are faults.
         """
         if self.faults.count > SHOWN and len(self.named) > 1:
             names = ", ".join(map(repr, sorted(self.named)))
@@ -78,7 +79,7 @@ class Unusable:
 
 
 class RowFaults(Faults):
-    """Gives the fault of a row in a file of several clients to the client whose row it is, where that is known."""
+    """Assigns the faults of rows in a file of several clients to the clients of the rows, where these are known."""
 
     def __init__(self, unusable: Unusable, owners: Mapping[int, str]) -> None:
         super().__init__(unusable.faults.dropped)
@@ -91,15 +92,15 @@ class RowFaults(Faults):
         self._unusable.faults.add(fault, **more)
 
     def owner_of(self, line: int) -> str:
-        """The client of a row."""
+        """The client of the row on a line; ``""`` if that is not known."""
         return self._owners.get(line, "")
 
     def hint(self, about: str, sentence: str) -> None:
-        """Adds what the rows of the file look like."""
+        """Adds a hint, see :meth:`Faults.hint`."""
         self._unusable.faults.hint(about, sentence)
 
     def at(self, path: Path, line: int, column: str | None, rule: str, **more: Any) -> None:
-        """Notes a fault of a row."""
+        """Notes a fault of a row, see :meth:`Faults.at`."""
         self.count += 1
         client = self._owners.get(line)
         with nullcontext(self._unusable.faults) if client is None else self._unusable.client(client) as own:
@@ -107,7 +108,7 @@ class RowFaults(Faults):
 
 
 def too_few_rows(client: ClientData, settings: DataSettings) -> str:
-    """Why a client has too few train rows; empty where it has enough."""
+    """A clause that a client has too few train rows; empty if it has enough."""
     count, needed = len(client.train), settings.min_train_rows
     if count >= needed:
         return ""
@@ -115,10 +116,10 @@ def too_few_rows(client: ClientData, settings: DataSettings) -> str:
 
 
 def without_unusable(federation: Federation, settings: DataSettings) -> Federation:
-    """The federation without clients of too few train rows, where they may be skipped.
+    """The federation without clients that have too few train rows.
 
     Raises:
-        DataError: they may not, or nobody is left.
+        DataError: such clients must not be left out, or none would be left.
     """
     found = {client.id: too_few_rows(client, settings) for client in federation}
     short = {client: f"client {client!r}: {rule}" for client, rule in found.items() if rule}

@@ -104,7 +104,7 @@ def _onboard(run: OpenRun, client: ClientId, data: Path, epochs: int | None, on_
     rows = load_client(data, client, settings.data, settings.seed, settings.task, notes.append)
     if (why := why_nothing(rows)) == NOTHING_TO_LEARN:
         raise DataError(
-            f"client {client!r}: all train rows have the label {rows.labels[0]!r}, so that its head has one output, it "
+            f"client {client!r}: all train rows have the label {rows.labels[0]!r}, so its head has one output, it "
             "learns nothing and cannot be placed; the run's data.labels would give it the labels of its task"
         )
     if why:

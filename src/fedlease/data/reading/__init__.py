@@ -1,4 +1,1 @@
-"""Files and their rows: formats, columns, values, labels, prompts.
-
-Which client has which rows is decided above.
-"""
+"""Reads files: formats, columns, values, labels and prompts. Rows are assigned to clients elsewhere."""

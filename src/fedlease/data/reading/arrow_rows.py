@@ -1,4 +1,4 @@
-"""Parquet, and the Arrow files that ``datasets`` saves; both keep the names of labels that they hold as numbers."""
+"""Reads Parquet files and the Arrow files that ``datasets`` saves, with the names of numbered labels."""
 
 import json
 import struct
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 __all__ = ["read_arrow_rows", "read_parquet_rows"]
 
 TEXTS = ("STRING", "JSON", "ENUM", "NONE")
-"""Kinds of texts in Parquet."""
+"""Parquet's logical types that are texts."""
 
 UNPACKED = 64_000_000
-"""Bytes that the texts of the rows that become Python values together may have."""
+"""Limit, in bytes, of the texts in rows that are converted to Python values at once."""
 
 MAGIC = b"ARROW1"
-"""Begins a file with an index; others are streams."""
+"""First bytes of an Arrow file with an index; others are streams."""
 
 
 def read_parquet_rows(file: IO[bytes], rows: Gathered) -> None:
-    """Reads rows in pieces: texts stay in dictionaries until then, so that one text repeated is no bomb."""
+    """Reads rows in small batches; texts stay dictionary-encoded until then, so that repeated texts take no memory."""
     import pyarrow.parquet
 
     meta = pyarrow.parquet.read_metadata(file)
@@ -43,9 +43,9 @@ def read_parquet_rows(file: IO[bytes], rows: Gathered) -> None:
 
 
 def read_arrow_rows(file: IO[bytes], rows: Gathered) -> None:
-    """Reads rows of a stream or a file of Arrow.
+    """Reads the rows of an Arrow stream or file.
 
-    Compressed ones are refused: ``datasets`` writes none, and their size is known only once it is in memory.
+    Compressed ones are refused: ``datasets`` writes none, and their size is unknown until they are in memory.
     """
     import pyarrow.ipc
 
@@ -76,14 +76,14 @@ def _take(batches: "Iterable[pyarrow.RecordBatch]", schema: "pyarrow.Schema", ro
             for values in batch.slice(start, size).to_pylist():
                 number += 1
                 for column, known in names.items():
-                    # -1 stands for a label that is not known
+                    # -1 stands for an unknown label
                     if isinstance(value := values.get(column), int):
                         values[column] = known[value] if 0 <= value < len(known) else None
                 rows.take(number, values)
 
 
 def _label_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """Column -> names of its numbers, as ``datasets`` notes them."""
+    """Column -> names of its label numbers, as ``datasets`` writes them into the schema."""
     try:
         features: Any = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         named = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
@@ -97,10 +97,10 @@ def _label_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
 
 
 def _compressed(message: bytes, kind: str) -> bool:
-    """Whether the table of a message of Arrow, as of its specification ``Message.fbs``, names a compression.
+    """Whether an Arrow message, whose format is ``Message.fbs`` of Arrow's specification, is compressed.
 
     Raises:
-        ValueError: no such table.
+        ValueError: the message is cut.
     """
     try:
         header = _member(message, struct.unpack_from("<I", message)[0], 2)
@@ -112,7 +112,7 @@ def _compressed(message: bytes, kind: str) -> bool:
 
 
 def _member(message: bytes, table: int, number: int) -> int:
-    """The place of the table that a member of a FlatBuffers table points to; 0 where the member is absent."""
+    """The offset of the table that a member of a FlatBuffers table points to; 0 if the member is absent."""
     layout = table - int(struct.unpack_from("<i", message, table)[0])
     size = struct.unpack_from("<H", message, layout)[0]
     offset = int(struct.unpack_from("<H", message, layout + 4 + 2 * number)[0]) if 4 + 2 * number < size else 0

@@ -1,4 +1,4 @@
-"""Properties of the values of one column."""
+"""Properties of one column, from which its meaning is guessed."""
 
 import re
 from collections import Counter
@@ -13,17 +13,17 @@ __all__ = ["Column"]
 
 FLAGS = {"0", "1", "true", "false"}
 LONG_LABEL = 60
-"""Characters, on average; what is longer is a text, not labels with a mark between them."""
+"""Mean number of characters above which a value is a text and not labels with a separator."""
 
 DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}([T ]\d{1,2}:\d{2}.*)?")
 """``2026-11-27``, ``27.11.2026`` or ``11/27/26``, with a time or without."""
 FEW = 100
-"""A column of more values holds no labels, and no clients unless its name says so."""
+"""Most distinct values of a column of labels, or of a column of clients whose name does not say so."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's name, and its values that are not missing."""
+    """A column's name and its values, without missing ones."""
 
     name: str
     values: Sequence[object]
@@ -35,7 +35,7 @@ class Column:
         return frozenset(re.findall(r"[^\W\d_]+", apart.lower()))
 
     def rank(self, words: Sequence[str]) -> int:
-        """The place of the first of some words that its name has; their number where it has none."""
+        """The index of the first of ``words`` that is in the column's name; ``len(words)`` if none is."""
         singular = self.words | {word.removesuffix("s") for word in self.words}
         return next((place for place, word in enumerate(words) if word in singular), len(words))
 
@@ -46,7 +46,7 @@ class Column:
 
     @cached_property
     def length(self) -> float:
-        """Characters of a text, on average."""
+        """Mean number of characters of the texts."""
         return sum(map(len, self.texts)) / max(len(self.texts), 1)
 
     @cached_property
@@ -59,7 +59,7 @@ class Column:
 
     @cached_property
     def distinct(self) -> int:
-        """Different values; 0 where a value is a list or an object."""
+        """Number of distinct values; 0 if a value is a list or an object."""
         if any(isinstance(value, list | dict) for value in self.values):
             return 0
         return len(set(map(str, self.values)))
@@ -71,12 +71,12 @@ class Column:
 
     @cached_property
     def flags(self) -> bool:
-        """Whether all values are 0 or 1, or say so."""
+        """Whether all values are 0, 1, true or false."""
         return bool(self.values) and {name_of(value, typed=False) for value in self.values} <= FLAGS
 
     @cached_property
     def measured(self) -> bool:
-        """Whether its values are measurements."""
+        """Whether its values look like measurements."""
         return not self.listed and are_measurements(Counter(map(str, self.values)))
 
     @cached_property
@@ -88,10 +88,10 @@ class Column:
 
     @cached_property
     def dated(self) -> bool:
-        """Whether its values are dates, which repeat and are no labels."""
+        """Whether its values are dates, which are no labels although they repeat."""
         return bool(self.values) and all(DATE.fullmatch(str(value).strip()) for value in self.values)
 
     @property
     def repeats(self) -> bool:
-        """Whether it has few values, each of several rows."""
+        """Whether it has few distinct values for its number of rows."""
         return not self.dated and 2 <= self.distinct <= min(FEW, max(2, len(self.values) // 2))

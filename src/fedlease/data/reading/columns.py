@@ -1,4 +1,4 @@
-"""Guesses what the columns of files hold: texts and labels, or prompts and responses, and who the clients are."""
+"""Guesses the roles of columns: texts, labels, prompts, responses, clients and splits."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from fedlease.errors import DataError
 __all__ = ["Guess", "guess_columns", "tokens_words"]
 
 LOOKED_AT = 20_000
-"""Rows from which is guessed, taken evenly from all."""
+"""Number of rows on which a guess is based, taken evenly from all."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ PROMPTS = _words("prompt question instruction query input source request problem
 RESPONSES = _words("response answer completion output reply target summary solution")
 SPLITS = _words("split fold subset set")
 SPLIT_VALUES = frozenset({"train", "test", "valid", "validation", "dev"})
-"""Words in names of columns, the most telling first."""
+"""Words in names of columns, most indicative first, and the values of a split column."""
 
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -51,10 +51,10 @@ PAIRS = (
     ("query", "passage"),
     ("query", "document"),
 )
-"""Names of the two texts of a pair; ``text_pair`` is known without a guess."""
+"""Names of columns that are the two texts of a pair; ``text_pair`` is a default and needs no guess."""
 
 CHATS = ({"messages"}, {"conversations"}, {"prompt", "response"}, {"prompt", "completion"}, {"instruction", "output"})
-"""Columns of rows for generation that are known without a guess."""
+"""Columns of rows for generation that need no guess."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Guess:
     """Roles of the columns of files.
 
     Attributes:
-        kind: what stands beside the text of a row.
-        columns: key of ``data.columns`` -> column, of those whose names are not the defaults.
-        flags: the columns of 0 and 1 that are a label each; empty where labels stand in one column.
-        separator: between the labels of a text; empty where they are no such text.
-        why: key -> from what it was guessed, in words; ``task`` for the kind.
+        kind: what the targets of the rows are.
+        columns: key of ``data.columns`` -> column, without columns that have the default name.
+        flags: columns of 0 and 1, one per label; empty if labels are in one column.
+        separator: separator between several labels in one text; empty if labels are not such texts.
+        why: key of ``data.columns``, or ``task`` for the kind -> the reason for the guess.
     """
 
     kind: RowKind
@@ -77,31 +77,31 @@ class Guess:
 
 
 def tokens_words(lists: Sequence[str]) -> str:
-    """Message about rows for a classification of tokens, by their columns."""
+    """A message that the columns ``lists`` look like token classification, with a remedy."""
     return (
-        f"The rows look like lists of tokens with a tag each, as of named entities (columns {quoted(lists)}): fedlease "
-        "has no task of tokens; join them into a text, and give it the kinds of entities that it has "
+        f"The rows look like lists of tokens with a tag each, as for named entities (columns {quoted(lists)}). "
+        "There is no task for tokens; join the tokens into a text and label it with the kinds of entities that it has "
         f"(task={' or '.join(tasks_reading('label sets'))})."
     )
 
 
 _Take = Callable[[str, Column | None, str], None]
-"""Receives a key of ``data.columns``, the column that it is, and why."""
+"""Receives a key of ``data.columns``, the column guessed for it, and the reason."""
 
 
 def guess_columns(
     tables: Sequence[Table], *, clients: bool, stated: Mapping[str, str], kind: RowKind | None = None
 ) -> Guess:
-    """Guesses what the columns of tables of one form hold.
+    """Guesses the roles of the columns of tables that have the same columns.
 
     Args:
-        tables: some of the files; the first ones count most.
+        tables: some of the files.
         clients: whether a column must name the clients.
-        stated: key of ``data.columns`` -> column, of those that are known; they are not among the result.
-        kind: what stands beside the text of a row, where it is known.
+        stated: key of ``data.columns`` -> column, of the roles that are known; the result does not repeat them.
+        kind: what the targets of the rows are, if that is known.
 
     Raises:
-        DataError: a column that is needed cannot be told; the sentence says how to state it.
+        DataError: a column that is needed cannot be guessed; the message says how to state it.
     """
     columns = _columns(tables)
     why: dict[str, str] = {}
@@ -133,12 +133,11 @@ def guess_columns(
         left = [column for column in free if column.repeats and not column.free]
         if len(left) != 1:
             raise DataError(
-                f"data.columns.client: no column looks to name the clients; {_has(columns)}: add --set "
+                f"data.columns.client: no column seems to name the clients; {_has(columns)}: add --set "
                 "data.columns.client=COLUMN, or --set data.partition=dirichlet to deal the rows to clients"
             )
-        take("client", left[0], f"{left[0].distinct} values, the only other column of few")
-    defaults = {key: name for key, name in found.items() if name == key}
-    return Guess(kind, {key: name for key, name in found.items() if key not in defaults}, flags, separator, why)
+        take("client", left[0], f"{left[0].distinct} values, the only other column with few values")
+    return Guess(kind, {key: name for key, name in found.items() if name != key}, flags, separator, why)
 
 
 def _columns(tables: Sequence[Table]) -> list[Column]:
@@ -150,7 +149,7 @@ def _columns(tables: Sequence[Table]) -> list[Column]:
 
 
 def _named(columns: Iterable[Column], words: Sequence[str]) -> Column | None:
-    """The column whose name has the most telling of some words."""
+    """The column whose name contains the earliest of ``words``, or None."""
     best = min(columns, key=lambda column: column.rank(words), default=None)
     return best if best is not None and best.rank(words) < len(words) else None
 
@@ -161,7 +160,7 @@ def _split(columns: Sequence[Column]) -> Column | None:
 
 
 def _kind(columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str, str], why: dict[str, str]) -> RowKind:
-    """The columns beside the texts."""
+    """Guesses whether the targets are responses or labels, from the names and values of the columns."""
     names = {column.name for column in columns}
     form = next((form for form in CHATS if form <= names), None)
     if {"prompt", "response"} & {*stated} or (form and "label" not in {*names, *stated}):
@@ -179,7 +178,7 @@ def _kind(columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str
 
 
 def _take_prompts(columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str, str], take: _Take) -> None:
-    """Prompt and response, where the columns are not those of a form that is known by its names."""
+    """Guesses the columns of prompts and responses, unless their names need no guess."""
     names = {column.name for column in columns}
     if any(form <= names for form in CHATS) or {"prompt", "response"} <= {*stated}:
         return
@@ -191,14 +190,14 @@ def _take_prompts(columns: Sequence[Column], free: Sequence[Column], stated: Map
             continue
         if column is None:
             raise DataError(
-                f"data.columns.{key}: no column looks to hold the {key}s; {_has(columns)}: add --set "
+                f"data.columns.{key}: no column seems to have the {key}s; {_has(columns)}: add --set "
                 f"data.columns.{key}=COLUMN"
             )
         take(key, column, f"by its name, texts of {column.length:.0f} characters")
 
 
 def _flags(free: Sequence[Column], stated: Mapping[str, str], kind: RowKind) -> tuple[str, ...]:
-    """Names of the columns of 0 and 1 that are a label each, where none holds the labels."""
+    """Columns of 0 and 1, one per label; empty if there is a column of labels, or fewer than two such columns."""
     if "label" in stated or kind not in ("labels", "label sets") or _named(free, LABELS) is not None:
         return ()
     names = tuple(column.name for column in free if column.flags)
@@ -206,7 +205,7 @@ def _flags(free: Sequence[Column], stated: Mapping[str, str], kind: RowKind) -> 
 
 
 def _kind_of_labels(column: Column | None, kind: RowKind, why: dict[str, str]) -> tuple[RowKind, str]:
-    """The content of the label column, and the separator of several labels in one text."""
+    """Guesses the kind of targets from the label column, and the separator of several labels in one text."""
     if column is None or kind not in ("labels", "label sets"):
         return kind, ""
     if column.listed:
@@ -222,7 +221,7 @@ def _kind_of_labels(column: Column | None, kind: RowKind, why: dict[str, str]) -
 
 
 def _take_text(columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str, str], take: _Take) -> None:
-    """The text and its second one."""
+    """Guesses the column of texts, or the two columns of text pairs."""
     names = {column.name: column for column in free}
     pair = next((pair for pair in PAIRS if {*pair} <= {*names} and not {"text", "text_pair"} & {*stated}), None)
     if pair is not None:
@@ -237,7 +236,7 @@ def _take_text(columns: Sequence[Column], free: Sequence[Column], stated: Mappin
             raise DataError(tokens_words(lists))
         if text is None:
             raise DataError(
-                f"data.columns.text: no column looks to hold texts; {_has(columns)}: add --set data.columns.text=COLUMN"
+                f"data.columns.text: no column seems to have texts; {_has(columns)}: add --set data.columns.text=COLUMN"
             )
         take("text", text, f"texts of {text.length:.0f} characters")
 
@@ -245,7 +244,7 @@ def _take_text(columns: Sequence[Column], free: Sequence[Column], stated: Mappin
 def _take_label(
     columns: Sequence[Column], free: Sequence[Column], stated: Mapping[str, str], kind: RowKind, take: _Take
 ) -> None:
-    """The column of labels, lists of them, or numbers."""
+    """Guesses the column of targets: labels, lists of labels, or numbers."""
     if "label" in stated:
         return
     few = [column for column in free if column.repeats]
@@ -255,7 +254,7 @@ def _take_label(
     label = label or (few[-1] if few else next((c for c in reversed(free) if c.listed or c.measured), None))
     if label is None:
         raise DataError(
-            f"data.columns.label: no column looks to hold labels, which repeat; {_has(columns)}: add --set "
+            f"data.columns.label: no column seems to have labels, which repeat; {_has(columns)}: add --set "
             "data.columns.label=COLUMN"
         )
     values = list(dict.fromkeys(map(str, label.values)))

@@ -1,4 +1,4 @@
-"""CSV with a header, and cells that a spreadsheet shows as text."""
+"""Reads CSV with a header, and protects written cells from being taken for formulas by spreadsheets."""
 
 import csv
 import re
@@ -12,7 +12,7 @@ from fedlease.data.reading.rows import Gathered, Readable, bounded_lines
 __all__ = ["PREDICTION", "as_text", "read_csv_rows"]
 
 PREDICTION = "prediction"
-"""The column that only files written by ``fedlease predict`` have."""
+"""A column that marks files written by ``fedlease predict``."""
 
 CELLS = "more or fewer cells than the header"
 
@@ -22,22 +22,19 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 def as_text(cell: object) -> object:
-    """A cell that no spreadsheet takes for a formula.
+    """Puts an apostrophe before a text that a spreadsheet would take for a formula.
 
-    A text that begins with ``= + - @``, a tab or a carriage return, and is no number, gets an apostrophe before it; so
-    does one that begins with apostrophes before those, so that taking one away gives the text again.
+    These are texts, other than numbers, that begin with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, or with
+    apostrophes followed by one of them. Removing one apostrophe restores the text.
     """
     risky = isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell)
     return f"'{cell}" if risky else cell
 
 
 def read_csv_rows(file: Readable, rows: Gathered, delimiter: str) -> None:
-    """Reads a header and the rows below it.
-
-    In a file with a column :data:`PREDICTION` the apostrophes of :func:`as_text` are taken away.
-    """
+    """Reads a header and the rows below it; removes the apostrophes of :func:`as_text` in files of predictions."""
     reader = csv.reader(_lines(file, rows), strict=True, delimiter=delimiter)
-    # the module's limit of 131,072 characters a cell is too low for texts
+    # the csv module's default of 131,072 characters per cell is too low for texts
     limit = csv.field_size_limit(rows.limits.row_bytes)
     header: list[str] | None = None
     start = 1
@@ -71,6 +68,6 @@ def _plain(cell: str) -> str:
 
 
 def _lines(file: Readable, rows: Gathered) -> Iterator[str]:
-    """Decoded lines, which end with a line feed, a carriage return or both."""
+    """Decoded lines with their ends: a line feed, a carriage return or both."""
     for _, text in bounded_lines(file, rows, whole=True):
         yield from filter(None, _LINES.findall(text))

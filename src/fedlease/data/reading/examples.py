@@ -1,4 +1,4 @@
-"""Turns the records of a table into labelled examples by the column mapping, and examples into rows."""
+"""Turns the records of a table into examples by ``data.columns``, and examples into rows."""
 
 import re
 import unicodedata
@@ -30,7 +30,7 @@ __all__ = [
 
 _HOSTILE = re.compile(r"[/\\\x00-\x1f\x7f]")
 _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Characters that show nothing although Unicode counts them among the letters, marks and symbols."""
+"""Characters that are invisible although Unicode classes them as letters, marks or symbols."""
 
 _LONGEST_ID = 100
 
@@ -40,9 +40,9 @@ class Example:
     """One checked row that belongs to no client yet.
 
     Attributes:
-        row: its label is 0 and it has no marks, since indices are made later.
+        row: the row, before label indices are assigned: its label is 0 and it has no marks.
         place: file and line.
-        labels: their names, numbers as text; one where a row has one label, none beside a response or a number.
+        labels: names of the row's labels, numbers as text; none if its target is a response or a number.
         client: value of the client column, ``""`` without one; likewise split.
         task: value of the task column, ``"default"`` without one.
     """
@@ -58,14 +58,11 @@ class Example:
 def read_examples(
     table: Table, columns: ColumnSettings, faults: Faults, kind: RowKind = "labels", separator: str = ","
 ) -> list[Example]:
-    """The usable rows of a table; what is wrong with the others is added to ``faults``.
+    """The usable rows of a table; faults of the others are added to ``faults``.
 
     Args:
-        table: to read.
-        columns: what its columns hold.
-        faults: receives what cannot be used.
         kind: ``labels``, ``label sets`` or ``values``.
-        separator: between the labels of a text.
+        separator: separator between several labels in one text.
     """
     pair = columns.text_pair or ("text_pair" if "text_pair" in table.columns else None)
     wanted = {"text": columns.text, "label": columns.label, "text_pair": columns.text_pair}
@@ -95,10 +92,11 @@ def read_examples(
 
 
 def read_inputs(table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
-    """The texts of a table whose labels are not known or not asked for; every label is 0.
+    """The usable rows of a table, without their targets: every label is 0.
 
-    What cannot be used is added to ``faults``: a table with any fault gives fewer rows than it has. ``pairs`` says
-    whether a second text is needed; None takes one where the table has the column.
+    Args:
+        faults: receives the faults of the other rows.
+        pairs: whether a second text is needed; None means that it is if the table has a column for it.
     """
     pair = columns.text_pair or "text_pair"
     if pairs is None:
@@ -121,13 +119,13 @@ def _has(table: Table, wanted: Mapping[str, str | None], remedy: str, faults: Fa
 
 
 def missing_column(table: Table, name: str, remedy: str, faults: Faults) -> None:
-    """Notes that a table lacks a column; the same one in several files is one fault."""
+    """Notes that a table lacks a column; several files that lack it share one line."""
     rule = f"no column {shown(name)}; it has {quoted(table.columns) or 'no columns'}: {remedy}"
     faults.of_file(table.path, rule, f"no column {name}", apart=1)
 
 
 def label_list(names: Iterable[str]) -> tuple[str, ...]:
-    """Distinct labels: sorted as numbers where all are numbers, else as text."""
+    """Distinct labels, sorted as numbers if all are numbers, otherwise as text."""
     distinct = sorted(set(names))
     try:
         return tuple(sorted(distinct, key=float))
@@ -144,11 +142,11 @@ def to_rows(
     *,
     stated: bool = False,
 ) -> tuple[Row, ...]:
-    """Rows with label indices or marks; a label outside ``labels`` is a fault that names where and what is known.
+    """Rows with label indices or marks; a label that is not in ``labels`` is a fault.
 
     Args:
-        column: the one with labels, for faults.
-        stated: whether the labels are those of ``data.labels``, not of the client's train rows.
+        column: name of the column of labels, for faults.
+        stated: whether ``labels`` come from settings, not from the client's train rows.
     """
     index = {label: position for position, label in enumerate(labels)}
     rows = []
@@ -161,7 +159,7 @@ def to_rows(
                 rule = f"the label {label} is none of data.labels, which are {known}"
                 faults.row(*example.place)(column, rule, kind="a label that data.labels does not have")
             else:
-                # No fault of the row: without it the score of a label that was never learnt would be hidden.
+                # Such a row must not be dropped: that would hide the score of a label that was never learnt.
                 rule = f"client {client!r} has no train row with the label {label}; its labels are {known}"
                 faults.at(*example.place, column, rule, kind="label without train row")
         elif example.row.marks is None:
@@ -174,9 +172,9 @@ def to_rows(
 def paired(
     splits: Mapping[str, Sequence[Example]], whose: str, settings: DataSettings, faults: Faults
 ) -> dict[str, list[Example]]:
-    """The examples of which all or none have a second text: a model sees all pairs or none.
+    """Ensures that all or none of a client's examples have a second text.
 
-    Where some have none, that is one fault, or each of these is dropped.
+    If only some have one, the others are dropped if ``faults`` allows it, and are otherwise one fault.
     """
     every = [example for examples in splits.values() for example in examples]
     single = [example for example in every if example.row.text_pair is None]
@@ -191,19 +189,16 @@ def paired(
 
 
 def client_id_fault(client: str) -> str | None:
-    """Why a client id cannot name a folder, or None when it can.
-
-    Ids become names of folders and files in the run folder, on file systems that may ignore case.
-    """
+    """Why a client id cannot be the name of a folder, or None if it can; run folders have one folder per client."""
     if not encodable(client):
         return "must be valid Unicode, it has a lone surrogate"
     if client.startswith("."):
         return "must not start with a dot"
     if _HOSTILE.search(client):
-        return "must not hold /, \\, NUL or another control character"
+        return "must not contain /, \\, NUL or another control character"
     unseen = next((c for c in client if not (c.isprintable() or c == " ") or c in _UNSEEN or is_selector(c)), None)
     if unseen is not None:
-        return f"must hold nothing invisible or that turns the reading direction, it has U+{ord(unseen):04X}"
+        return f"must not contain an invisible or direction-changing character, it has U+{ord(unseen):04X}"
     if len(client.encode()) > _LONGEST_ID:
         return f"must not be longer than {_LONGEST_ID} bytes, it has {len(client.encode())}"
     if client != client.strip():
@@ -212,11 +207,11 @@ def client_id_fault(client: str) -> str | None:
 
 
 def is_selector(character: str) -> bool:
-    """Whether a character chooses the look of the one before it."""
+    """Whether a character selects a variant of the one before it."""
     return unicodedata.name(character, "").startswith(("VARIATION SELECTOR", "MONGOLIAN FREE VARIATION"))
 
 
 def folded(client: str) -> str:
-    """The id as a file system, or a reader, sees it that ignores case and Unicode form."""
-    # folding may bring characters whose form is not normal
+    """A client id without differences of case and Unicode form, which some file systems and readers ignore."""
+    # folding case may produce characters that are not normalised
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", client).casefold())

@@ -1,4 +1,4 @@
-"""How a text file is written: its encoding and the delimiter of its cells, as settings say or as guessed."""
+"""Encodings and CSV delimiters of text files, which settings state or which are guessed."""
 
 import codecs
 import csv
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["GUESSED", "Form", "delimiter_of", "guess_delimiter", "guess_encoding", "guess_notes", "in_utf8"]
 
 DELIMITERS = (",", ";", "\t", "|")
-"""Those that are guessed, the first of equally good ones."""
+"""Delimiters that can be guessed; the first of equally good ones is taken."""
 
 WESTERN = "cp1252"
 HEAD = 65_536
-"""Bytes from which a delimiter is guessed, and that are decoded at a time."""
+"""Number of bytes from which a delimiter is guessed, and that are decoded at a time."""
 
 APART = 3
-"""Number of files of one folder up to which they are named."""
+"""Largest number of files of one folder that a note names."""
 
 LOOKED_AT = 50
-"""Rows from which a delimiter is guessed."""
+"""Number of rows from which a delimiter is guessed."""
 
 FOREIGN = 0.3
 """Share of letters outside ASCII above which a text is in no Western European language."""
@@ -51,11 +51,11 @@ _LETTERS = string.ascii_letters.encode()
 
 @dataclass(frozen=True)
 class Form:
-    """How text files are written; what is None is guessed for each file.
+    """Delimiter and encoding of text files; None is guessed for each file.
 
     Attributes:
         delimiter: one character between the cells of CSV; files that end in ``.tsv`` have tabs.
-        encoding: a name that Python knows. A byte order mark in a file counts for more.
+        encoding: Python's name of the encoding; a byte order mark in a file overrides it.
     """
 
     delimiter: str | None = None
@@ -63,25 +63,25 @@ class Form:
 
     @classmethod
     def of(cls, settings: DataSettings) -> "Form":
-        """The form that settings state."""
+        """The delimiter and encoding that settings state."""
         return cls(settings.delimiter, settings.encoding)
 
 
 GUESSED = Form()
-"""Both are guessed."""
+"""The form of which delimiter and encoding are guessed."""
 
 
 def in_utf8(file: Readable, rows: Gathered, form: Form, *, guess: bool) -> Readable:
     """The content of a file in UTF-8, without a byte order mark, from its beginning.
 
     Args:
-        file: at its beginning, seekable.
-        rows: told what was guessed.
-        form: states the encoding or leaves it open.
-        guess: whether an encoding that is open may be other than UTF-8; JSON is UTF-8 by its standard.
+        file: a seekable file at its beginning.
+        rows: receives a note of what was guessed.
+        form: states the encoding, or None.
+        guess: whether to guess an encoding that is not stated; otherwise it is UTF-8, as JSON's standard requires.
 
     Raises:
-        StoppedError: the encoding cannot be guessed; why is among the faults.
+        StoppedError: the encoding cannot be guessed; the reason is among the faults.
     """
     start = file.read(4)
     encoding = next((name for mark, name in _MARKS if start.startswith(mark)), form.encoding)
@@ -103,11 +103,9 @@ def in_utf8(file: Readable, rows: Gathered, form: Form, *, guess: bool) -> Reada
 
 
 def guess_encoding(file: Readable, most: int) -> str | None:
-    """UTF-8, UTF-16 without a mark, or Windows-1252; None if it is none of them.
+    """Guesses whether a file is UTF-8, UTF-16 without a byte order mark, or Windows-1252; None if it is none of them.
 
-    Args:
-        file: looked at from its beginning, in pieces.
-        most: bytes that are looked at.
+    At most ``most`` bytes are read, from the beginning.
     """
     file.seek(0)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
@@ -124,14 +122,14 @@ def guess_encoding(file: Readable, most: int) -> str | None:
             broken, whole = broken + len(found), whole + len(_OUTSIDE.findall(text))
             undefined = undefined or any(byte in "\udc81\udc8d\udc8f\udc90\udc9d" for byte in found)
     broken += len(decoder.decode(b"", final=True))
-    # a damaged file in UTF-8 has more characters outside ASCII that are whole
+    # a damaged UTF-8 file still has more valid than invalid characters outside ASCII
     if broken <= whole:
         return "utf-8"
     return None if undefined or whole > 0 or broken > FOREIGN * (letters + broken) else WESTERN
 
 
 def _wide(head: bytes) -> str | None:
-    """UTF-16 in its two orders, whose every other byte is NUL where most letters are ASCII."""
+    """UTF-16 with its byte order if every other byte is NUL, as in mostly ASCII text; None for other encodings."""
     half = len(head) // 2
     for order, zeros in (("utf-16-be", head[0::2]), ("utf-16-le", head[1::2])):
         if half and zeros.count(0) > 0.8 * half:
@@ -140,9 +138,9 @@ def _wide(head: bytes) -> str | None:
 
 
 def guess_delimiter(head: str) -> str:
-    """The delimiter by which most rows have as many cells as the header, and of such ones as many as can be.
+    """The delimiter with which most rows are as wide as the header; of equally good ones, that of the widest header.
 
-    ``head`` is the beginning of a file, whose last line may be cut. A file of one column has commas.
+    ``head`` is the beginning of a file; its last line may be cut. The guess for a file of one column is a comma.
     """
     fits = {mark: _fit(head, mark) for mark in DELIMITERS}
     if fits[","] >= (1.0, 2):
@@ -152,11 +150,11 @@ def guess_delimiter(head: str) -> str:
 
 
 def _fit(head: str, mark: str) -> tuple[float, int]:
-    """The share of rows as wide as the header, and its width."""
+    """The share of rows that are as wide as the header, and the width of the header in cells."""
     reader = csv.reader(io.StringIO(head, newline=""), delimiter=mark)
     try:
         header, *below = list(islice(filter(None, reader), LOOKED_AT))
-    except (ValueError, csv.Error):  # no row, or a cell beyond the module's limit
+    except (ValueError, csv.Error):  # no row, or a cell longer than the csv module's limit
         return 0.0, 1
     if len(below) > 1 and len(below) < LOOKED_AT - 1:
         below = below[:-1]
@@ -166,7 +164,7 @@ def _fit(head: str, mark: str) -> tuple[float, int]:
 
 
 def delimiter_of(file: Readable, rows: Gathered, form: Form) -> str:
-    """The delimiter of a CSV file in UTF-8, which stays where it is."""
+    """The stated or guessed delimiter of a CSV file in UTF-8; leaves the file at its position."""
     if form.delimiter is not None:
         return form.delimiter
     begin = file.tell()
@@ -180,7 +178,7 @@ def delimiter_of(file: Readable, rows: Gathered, form: Form) -> str:
 
 
 def guess_notes(tables: Iterable[Table]) -> list[str]:
-    """One sentence for each thing that was guessed, with the files of which it was."""
+    """Notes of what was guessed, each with the files that it concerns."""
     files: dict[str, list[Path]] = {}
     for table in tables:
         for guess in table.guessed:
@@ -189,7 +187,7 @@ def guess_notes(tables: Iterable[Table]) -> list[str]:
 
 
 def _named(paths: Sequence[Path]) -> str:
-    """Files by their paths; many of one folder by their number."""
+    """Lists files by their paths; many files of one folder by their number and an example."""
     folders = {path.parent for path in paths}
     if len(paths) <= APART or len(folders) > 1:
         return listed(list(map(str, paths)), 5)
@@ -197,7 +195,7 @@ def _named(paths: Sequence[Path]) -> str:
 
 
 class _Recoded(io.RawIOBase):
-    """A file in another encoding as bytes of UTF-8; bytes without a meaning stay as they are."""
+    """A file in another encoding, read as UTF-8; bytes that cannot be decoded are passed through."""
 
     def __init__(self, file: Readable, encoding: str) -> None:
         self._file = file
@@ -223,9 +221,9 @@ class _Recoded(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Goes to a place counted from the beginning: back by reading anew."""
+        """Goes to an offset from the beginning; going back reads the file again from there."""
         if whence != io.SEEK_SET:
-            raise io.UnsupportedOperation("places are counted from the beginning")
+            raise io.UnsupportedOperation("only offsets from the beginning are supported")
         if offset < self._place:
             self._place, self._left, self._pieces = 0, b"", self._from_start()
         while self._place < offset and self.read(min(offset - self._place, HEAD)):

@@ -1,4 +1,4 @@
-"""JSON with one object per row: a line each, one array, or objects written over several lines."""
+"""Reads JSON with one object per row: one per line, in one array, or each over several lines."""
 
 import codecs
 import json
@@ -11,14 +11,14 @@ __all__ = ["read_json_rows"]
 
 KIND = "malformed JSON"
 CHUNK = 65_536
-"""Bytes read at a time where lines have no meaning."""
+"""Number of bytes read at a time if objects go over lines."""
 
 
 def read_json_rows(file: Readable, rows: Gathered) -> None:
     """Reads a file of objects.
 
-    A file that begins with ``[`` is one array. One whose first line is the beginning of an object is read across lines,
-    and any other one line by line, where a faulty line does not hide the next.
+    A file that begins with ``[`` is one array. If the first line is only the beginning of an object, objects are read
+    across lines. Any other file is read line by line, so that a faulty line does not affect the next.
     """
     begin = file.tell()
     start = b" "
@@ -34,7 +34,7 @@ def read_json_rows(file: Readable, rows: Gathered) -> None:
 
 
 def _begun(line: bytes) -> bool:
-    """Whether a line holds the first part of an object that goes on in the next ones, as indented JSON does."""
+    """Whether a line is the beginning of an object that continues on the next lines, as in indented JSON."""
     text = line.decode("utf-8", errors="replace")
     try:
         json.loads(text)
@@ -63,7 +63,7 @@ def _take(value: object, line: int, rows: Gathered) -> None:
 
 
 def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    # Python drops all but the last in silence.
+    # Python's default silently keeps only the last of equal keys.
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
@@ -76,12 +76,12 @@ DECODER = json.JSONDecoder(object_pairs_hook=_named_once)
 
 
 class _Text:
-    """The text from the value that is read now to the end of what was read, so that no more of it is in memory.
+    """A file that is decoded block by block; what was parsed is dropped, so that only little of it is in memory.
 
     Attributes:
-        text: decoded.
-        at: where the next value begins in it.
-        line: the line of that place.
+        text: decoded text that may still be needed.
+        at: position in ``text`` where the next value begins.
+        line: line number of that position, from 1.
     """
 
     def __init__(self, file: Readable, rows: Gathered, kind: str) -> None:
@@ -95,11 +95,11 @@ class _Text:
         self.line = 1
 
     def stop(self, rule: str) -> NoReturn:
-        """Stops the reading at this place."""
+        """Notes a fault at this position, and stops reading the file."""
         self._rows.stop(self.line, f"{self._kind}: {rule}", KIND)
 
     def more(self, size: int = CHUNK) -> bool:
-        """Reads another block of bytes; false at the end."""
+        """Reads another block of ``size`` bytes; returns False at the end of the file."""
         chunk = self._file.read(size)
         self._total += len(chunk)
         if self._total > self._rows.limits.file_bytes:
@@ -113,17 +113,17 @@ class _Text:
         return bool(chunk)
 
     def go(self, end: int) -> None:
-        """Moves to a place further on."""
+        """Moves to a later position in ``text``."""
         self.line += self.text.count("\n", self.at, end)
         self.at = end
 
     def past(self) -> str:
-        """Moves behind this character, then on to the next as :meth:`next`."""
+        """Skips this character, then moves on as :meth:`next`."""
         self.go(self.at + 1)
         return self.next()
 
     def next(self) -> str:
-        """Moves to the next character that is no space, and gives it; ``""`` at the end."""
+        """Moves to the next character that is no space and returns it; ``""`` at the end of the file."""
         while True:
             end = self.at
             while end < len(self.text) and self.text[end] in " \t\r\n":
@@ -138,7 +138,7 @@ class _Text:
         """Reads one value.
 
         Raises:
-            ValueError: malformed, or longer than a row may be.
+            ValueError: it is malformed, or longer than a row may be.
         """
         while True:
             left = len(self.text) - self.at
@@ -147,7 +147,7 @@ class _Text:
             except RecursionError as error:
                 raise ValueError(error) from error
             except json.JSONDecodeError as error:
-                # what fails may do so because the rest is not read yet
+                # the value may only be incomplete, because the rest was not read yet
                 if left > self._rows.limits.row_bytes:
                     most = self._rows.limits.row_bytes
                     raise ValueError(f"a row has at most {most:,} bytes (data.limits.row_bytes), got more") from error
@@ -159,7 +159,7 @@ class _Text:
 
 
 def _across_lines(file: Readable, rows: Gathered, *, array: bool) -> bool:
-    """Reads an array, or objects one after the other; false where the first of these is malformed already."""
+    """Reads an array, or a sequence of objects; returns False if the first object of a sequence is malformed."""
     end, kind = ("]", f"{KIND}: read as one array of objects, since it begins with '['") if array else ("", KIND)
     source, first = _Text(file, rows, kind), True
     following = source.next()
@@ -176,7 +176,7 @@ def _across_lines(file: Readable, rows: Gathered, *, array: bool) -> bool:
         following = source.next()
         if first and not following and not array and isinstance(value, dict) and _holds_rows(value):
             keys = quoted(list(value))
-            rule = f"the file is one object with the keys {keys}; write its list of rows alone, as one array"
+            rule = f"the file is one object with the keys {keys}; write only its list of rows, as one array"
             rows.stop(line, rule, "one object")
         first = False
         _take(value, line, rows)
@@ -185,7 +185,7 @@ def _across_lines(file: Readable, rows: Gathered, *, array: bool) -> bool:
         elif array and following != end:
             source.stop(f"expected ',' or ']', got {following!r}" if following else "the array has no end")
     if array and (behind := source.past()):
-        source.stop(f"nothing may stand behind the array, got {behind!r}")
+        source.stop(f"nothing may follow the array, got {behind!r}")
     return True
 
 

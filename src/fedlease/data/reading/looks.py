@@ -1,4 +1,4 @@
-"""Kinds of rows that cannot be used, and remedies."""
+"""Recognises common reasons why rows cannot be used, and hints at remedies."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ from fedlease.errors import DataError
 __all__ = ["add_hints", "hint_at_measurements"]
 
 LOOKED_AT = 200
-"""Rows from which a guess is made."""
+"""Number of rows on which a guess is based."""
 
 SEPARATORS = ";\t|,"
 
 
 def add_hints(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faults) -> None:
-    """Adds hints about a table in which faults were found, read as rows of a kind."""
+    """Adds hints about a table in which faults were found when it was read as rows of ``kind``."""
     if kind == "responses":
         if columns.text in table.columns and columns.label in table.columns:
             faults.hint("task", f"The rows look like texts with labels: set task={_tasks('labels')} to train on them.")
@@ -37,15 +37,15 @@ def add_hints(table: Table, columns: ColumnSettings, kind: RowKind, faults: Faul
         faults.hint("tokens", tokens_words(lists))
     elif columns.label in lists and kind != "label sets":
         faults.hint(
-            "lists", f"The rows look like ones of any number of labels: set task={_tasks('label sets')} to learn them."
+            "lists", f"The rows look like rows with several labels each: set task={_tasks('label sets')} to learn them."
         )
     elif kind == "values" and columns.label in table.columns:
         if not any(number_of(value) is not None for value in _values(table, columns.label)):
-            faults.hint("task", f"The rows look to have labels that are no numbers: set task={_tasks('labels')}.")
+            faults.hint("task", f"The labels seem to be no numbers: set task={_tasks('labels')}.")
     elif missing and len(table.columns) == 1 and any(mark in table.columns[0] for mark in SEPARATORS):
         mark = next(mark for mark in SEPARATORS if mark in table.columns[0])
         faults.hint(
-            "separator", f"The columns look to be separated by {mark!r}: set data.delimiter to it, or leave it out."
+            "separator", f"The columns seem to be separated by {mark!r}: set data.delimiter to it, or leave it out."
         )
     elif missing:
         _guess_columns(table, columns, missing, kind, faults)
@@ -78,7 +78,7 @@ def _guess_columns(
         words = ", ".join(f"data__columns__{key}={name!r}" for key, name in guessed)
     else:
         words = " ".join(f"--set data.columns.{key}={name}" for key, name in guessed)
-    faults.hint("columns", f"The rows look to have {holds}: add {words}.")
+    faults.hint("columns", f"The rows seem to have {holds}: add {words}.")
 
 
 def _values(table: Table, column: str) -> list[object]:

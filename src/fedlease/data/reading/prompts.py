@@ -1,12 +1,13 @@
-"""Rows for generation: a prompt, or a chat, and the response to it. These forms of a table are known.
+"""Reads rows for generation: a prompt or a chat, and the response to it. A table may have these columns:
 
-    prompt, response            data.columns.prompt and data.columns.response; completion instead of response
+    prompt, response            data.columns.prompt and data.columns.response; or completion instead of response
     messages, conversations     a list of {"role": ..., "content": ...} or {"from": ..., "value": ...}; in CSV as JSON
     instruction, output         and optionally input, which follows the instruction after a blank line
 
-The first form whose columns a table has is taken for all of its rows. A prompt may be a list of messages, too, and a
-response a list of one. The last message of a chat is the response, of the assistant; the one before it is what the
-user or a tool wrote, and all before that are turns. Only the first may be of the system.
+All rows of a table are read in the first of these forms whose columns it has. A prompt may also be a list of messages,
+and a response a list of one message. In a chat the last message is the assistant's response. The message before it is
+from the user or a tool and becomes the row's text; earlier messages become its turns. Only the first message may be
+from the system.
 """
 
 import json
@@ -31,7 +32,7 @@ NAMES = {
     "assistant": ("assistant", "gpt", "chatgpt", "bot", "model", "function_call"),
     "tool": ("tool", "function", "observation", "function_response", "ipython"),
 }
-"""Role in a chat -> its names in the forms that others write."""
+"""Role in a chat -> the names that various formats have for it."""
 
 ROLES = tuple(NAMES)
 
@@ -42,11 +43,11 @@ INSTRUCTION, INPUT, OUTPUT = "instruction", "input", "output"
 Turns = tuple[tuple[str, str], ...]
 
 Reader = Callable[[Record, OnFault], Row | None]
-"""Reads one row, without its place; a row with a fault, which is then reported, is of no use."""
+"""Reads one row, without its place; a row whose faults were reported must not be used."""
 
 
 def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults) -> list[Example]:
-    """The usable rows of a table with their responses; what is wrong with the others is added to ``faults``."""
+    """The usable rows of a table with their responses; faults of the others are added to ``faults``."""
     return [
         Example(row, (table.path, record.line), (), *place_of(record, table, columns))
         for record, row in _read(table, columns, faults, answered=True)
@@ -54,26 +55,25 @@ def read_prompt_examples(table: Table, columns: ColumnSettings, faults: Faults) 
 
 
 def read_answered(table: Table, columns: ColumnSettings) -> list[Row | None]:
-    """Rows of a table with their responses; None for a row that has none, or cannot be used."""
+    """Rows of a table with their responses, in the table's order; None for a row without response or with a fault."""
     found: list[Row | None] = []
     for record in table.records:
-        # One by one: rows of one line of JSON have one place.
+        # Records are read one by one, since several on one line of JSON have the same place.
         read = _read(replace(table, records=(record,)), columns, Faults(Dropped()), answered=True)
         found.append(next((row for _, row in read), None))
     return found
 
 
 def read_prompts(table: Table, columns: ColumnSettings, faults: Faults) -> list[Row]:
-    """The prompts of a table whose responses are not known or not asked for; every response is None.
+    """The usable rows of a table, without their responses; faults of the others are added to ``faults``.
 
-    A chat may end with the user; a last message of the assistant is left out, since it is what is to be answered.
-    What cannot be used is added to ``faults``: a table with any fault gives fewer rows than it has.
+    A chat may end with a message of the user; if it ends with one of the assistant, that message is left out.
     """
     return [row for _, row in _read(table, columns, faults, answered=False)]
 
 
 def written_prompts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The columns of a file of rows: chats where a row has turns, since a file has one form, else prompts."""
+    """Rows as records of a file: all as chats if some row has turns, otherwise as prompts and responses."""
     if not any(row.turns or row.role != "user" for row in rows):
         return [{"prompt": row.text, "response": row.response} for row in rows]
     chats = [(*row.turns, (row.role, row.text), ("assistant", row.response)) for row in rows]
@@ -95,7 +95,7 @@ def _form(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bo
     response = columns.response
     if response == "response" and response not in has and COMPLETION in has:
         response = COMPLETION
-    # a name that was set means a column of that name: another form must not be taken in its place
+    # a name that was set must be a column: no other form may be read instead
     set_here = [
         (key, name)
         for key, name in (("prompt", columns.prompt), ("response", columns.response))
@@ -129,7 +129,7 @@ def _form(table: Table, columns: ColumnSettings, faults: Faults, *, answered: bo
 def _pair(
     record: Record, fault: OnFault, *, prompt: str, response: str | None, more: str | None, typed: bool
 ) -> Row | None:
-    """Reads the prompt and the response from a column each; ``more`` continues the prompt where it is not empty."""
+    """Reads prompt and response from one column each; text in the column ``more`` is appended to the prompt."""
     if _is_chat(record.values.get(prompt), typed=typed):
         answer = _answer(record, response, fault, typed=typed) if response else None
         return _chat(record, fault, column=prompt, answered=response is not None, answer=answer or "")
@@ -140,7 +140,7 @@ def _pair(
 
 
 def _is_chat(value: object, *, typed: bool) -> bool:
-    """Whether a prompt or a response is a list of messages, which CSV holds as JSON."""
+    """Whether a prompt or a response is a list of messages, which in CSV is JSON text."""
     return isinstance(value, list) or (not typed and isinstance(value, str) and value.lstrip().startswith("[{"))
 
 
@@ -157,7 +157,7 @@ def _answer(record: Record, column: str, fault: OnFault, *, typed: bool) -> str 
 
 
 def _chat(record: Record, fault: OnFault, *, column: str, answered: bool, answer: str | None = None) -> Row | None:
-    """Reads a chat; ``answer`` is a response that stands in a column of its own."""
+    """Reads a chat; ``answer`` is a response from a column of its own."""
     if column not in record.values:
         fault(column, "is missing")
         return None
@@ -176,16 +176,16 @@ def _chat(record: Record, fault: OnFault, *, column: str, answered: bool, answer
 
 
 def _messages(value: object) -> tuple[Turns, list[str]]:
-    """The messages of a chat as (role, content), and what is wrong with them.
+    """The messages of a chat as (role, content), and their faults.
 
-    ``value`` is a list of messages, or one as JSON text. Contents that are lists of parts become their texts, one per
-    line. A message without text that calls tools has its calls as text, one JSON object per line.
+    ``value`` is a list of messages, or such a list as JSON text. A content that is a list of parts becomes their texts,
+    one per line. A message without text that calls tools becomes its calls, one JSON object per line.
     """
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            return (), [f"messages must be a list, or one as JSON text, got {shown(value)}: {error}"]
+            return (), [f"messages must be a list, or a list as JSON text, got {shown(value)}: {error}"]
     if not isinstance(value, list):
         form = 'a list of {"role": ..., "content": ...} or of {"from": ..., "value": ...}'
         return (), [f"messages must be {form}, got {shown(value)}"]
@@ -199,20 +199,20 @@ def _messages(value: object) -> tuple[Turns, list[str]]:
 
 
 def _order_faults(turns: Sequence[tuple[str, str]], *, answered: bool) -> list[str]:
-    """Why a chat has no place for a response: it must follow the user or a tool, and be the last of the assistant.
+    """Faults in the order of a chat: the response must be the assistant's and follow a message of the user or a tool.
 
-    ``answered`` says whether the last message is the response; else it is what is to be answered.
+    ``answered`` says whether the last message is the response, or the message to respond to.
     """
     roles = [role for role, _ in turns]
     if answered and roles[-1:] != ["assistant"]:
-        got = f"it is of the {roles[-1]}" if roles else "there is none"
-        return [f"the last message is the response and must be of the assistant, but {got}"]
+        got = f"it is from the {roles[-1]}" if roles else "there is none"
+        return [f"the last message is the response and must be from the assistant, but {got}"]
     asked = roles[:-1] if answered else roles
     if asked and asked[-1] in ("user", "tool"):
         return []
-    got = f"it is of the {asked[-1]}" if asked else "there is none"
-    before = "the message before the response" if answered else "the last message to answer"
-    return [f"{before} must be of the user, but {got}"]
+    got = f"it is from the {asked[-1]}" if asked else "there is none"
+    before = "the message before the response" if answered else "the last message"
+    return [f"{before} must be from the user or a tool, but {got}"]
 
 
 def _message(number: int, message: object) -> tuple[str, str]:
@@ -224,7 +224,7 @@ def _message(number: int, message: object) -> tuple[str, str]:
     if named is None:
         raise ValueError(f"a role must be one of {', '.join(ROLES)}, got {shown(role)}")
     if named == "system" and number > 1:
-        raise ValueError("only the first message may be of the system")
+        raise ValueError("only the first message may be from the system")
     if isinstance(content, list):
         content = "\n".join(_part(place, part) for place, part in enumerate(content, start=1))
     calls = message.get("tool_calls") or message.get("function_call")
@@ -240,7 +240,7 @@ def _message(number: int, message: object) -> tuple[str, str]:
 def _part(number: int, part: object) -> str:
     kind, text = (part.get("type", "text"), part.get("text")) if isinstance(part, dict) else ("text", part)
     if kind not in ("text", "input_text", "output_text"):
-        raise ValueError(f"only text is read, and part {number} of its content is of the type {shown(kind)}")
+        raise ValueError(f"only text is read, and part {number} of its content has the type {shown(kind)}")
     if rule := text_fault(text, "part of a content"):
         raise ValueError(f"part {number} of its content: {rule}")
     return str(text)

@@ -1,4 +1,4 @@
-"""The common part of the readers of all file types: records that know their line, gathered up to the limits."""
+"""Records of a table and limits on them, which the readers of all file types share."""
 
 import gzip
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ __all__ = ["Gathered", "Readable", "Record", "StoppedError", "Table", "bounded_l
 Readable = IO[bytes] | gzip.GzipFile
 
 DEPTH = 100
-"""Lists and objects that may stand around a value."""
+"""Largest number of lists and objects that may enclose a value."""
 
 LINES = 10
-"""Lines that a file may have per row that it may have: cells go over lines, and there are empty ones."""
+"""Largest number of lines per row of ``data.limits.rows``; lines may be empty, and cells may have several."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row of a file: the line on which it starts (in Parquet the row), from 1, and column -> value."""
+    """One row of a file: column -> value, and its first line (in Parquet and Arrow its row), counted from 1."""
 
     line: int
     values: dict[str, object]
@@ -36,7 +36,7 @@ class Table:
         columns: every column that occurs, in order.
         records: the readable rows; unreadable ones are among the faults.
         typed: whether the file type tells numbers from text (CSV does not).
-        guessed: how the file was read where neither it nor settings say, a clause each.
+        guessed: clauses that say how the file was read where that was guessed.
     """
 
     path: Path
@@ -47,16 +47,16 @@ class Table:
 
 
 class StoppedError(Exception):
-    """Nothing more of a file is read; why is among the faults."""
+    """The rest of a file is not read; the reason is among the faults."""
 
 
 class Gathered:
-    """Gathers the records of one file as long as they are within the limits.
+    """Gathers the records of one file, and stops when they exceed a limit.
 
     Attributes:
-        columns: names of columns as they are met, in order; the values have no meaning.
-        encoding: of the file.
-        guessed: as of :class:`Table`.
+        columns: the columns found so far are its keys, in order; the values have no meaning.
+        encoding: encoding of the file.
+        guessed: see :attr:`Table.guessed`.
     """
 
     def __init__(self, path: Path, limits: LimitSettings, faults: Faults) -> None:
@@ -74,7 +74,7 @@ class Gathered:
         self.faults.row(self.path, line)(None, rule, kind=kind)
 
     def stop(self, line: int, rule: str, kind: str) -> NoReturn:
-        """Notes a fault behind which nothing more of the file is read, and raises :class:`StoppedError`."""
+        """Notes a fault after which the rest of the file is not read, and raises :class:`StoppedError`."""
         self.faults.at(self.path, line, None, rule, kind=kind)
         raise StoppedError
 
@@ -84,20 +84,20 @@ class Gathered:
         raise StoppedError
 
     def undecodable(self, byte: int, where: str = "") -> str:
-        """The rule that bytes without a meaning break; a hint says which setting would read them."""
+        """The rule that an undecodable byte breaks; adds a hint at the setting for other encodings."""
         self.faults.hint("encoding", "Text files in another encoding are read with data.encoding, such as cp1252.")
         return f"not {self.encoding} (byte 0x{byte:02x}{where})"
 
     def check_width(self, line: int, count: int) -> None:
-        """Stops at a line of too many columns."""
+        """Stops if there are too many columns."""
         most = self.limits.columns
         if count > most:
             self.stop(line, f"{count:,} columns, and at most {most:,} are read (data.limits.columns)", "columns")
 
     def take(self, line: int, values: dict[str, object]) -> None:
-        """Adds a record unless a text of it is too long, or a value is nested too deeply.
+        """Adds a record unless a text is too long or a value is nested too deeply.
 
-        Stops once the file holds more rows, columns or characters than it may.
+        Stops if the file has too many rows, columns or characters.
         """
         if len(self.records) >= self.limits.rows:
             self.stop(line, f"the file has more rows than the {self.limits.rows:,} of data.limits.rows", "rows")
@@ -107,20 +107,20 @@ class Gathered:
         for column, value in values.items():
             for depth, text in _texts(value):
                 if depth > DEPTH:
-                    fault(column, f"a value is nested in at most {DEPTH} others")
+                    fault(column, f"a value may be nested in at most {DEPTH} others")
                     break
                 self._characters += len(text)
                 if len(text) > most:
-                    rule = f"a text has at most {most:,} characters (data.limits.text_characters)"
+                    rule = f"a text may have at most {most:,} characters (data.limits.text_characters)"
                     fault(column, f"{rule}, got one of {len(text):,}")
-        # a character takes a byte at least; small files of repeated texts unpack to many
+        # a character has at least one byte; small compressed files may unpack to very long texts
         if self._characters > self.limits.file_bytes:
             self.stop(line, too_large(self.limits), "size")
         if not fault.broken:
             self.records.append(Record(line, values))
 
     def table(self, *, typed: bool) -> Table:
-        """The rows that were gathered."""
+        """The gathered records as a table."""
         return Table(self.path, tuple(self.columns), tuple(self.records), typed, tuple(self.guessed))
 
 
@@ -130,7 +130,7 @@ def too_large(limits: LimitSettings) -> str:
 
 
 def _texts(value: object) -> Iterator[tuple[int, str]]:
-    """The texts in a value, each with its depth; one empty text if the value goes deeper than :data:`DEPTH`."""
+    """The texts in a value as (depth, text); stops with an empty text at the first depth beyond :data:`DEPTH`."""
     left = [(0, value)]
     while left:
         depth, value = left.pop()
@@ -144,9 +144,9 @@ def _texts(value: object) -> Iterator[tuple[int, str]]:
 
 
 def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers; one that has too many bytes or is not UTF-8 is a fault and passed over.
+    """Lines with their numbers, from 1; a line that has too many bytes or is not UTF-8 is a fault and is skipped.
 
-    With ``whole`` such a line stops the reading, since the next ones have no meaning without it.
+    With ``whole`` such a line stops the reading, since the following lines may depend on it.
     """
     most, total, number = rows.limits.row_bytes, 0, 0
     while raw := file.readline(most + 1):
@@ -163,7 +163,7 @@ def bounded_lines(file: Readable, rows: Gathered, *, whole: bool = False) -> Ite
             rows.stop(number, too_large(rows.limits), "size")
         refuse = rows.stop if whole else rows.refuse
         if size > most:
-            rule = f"a line has at most {most:,} bytes (data.limits.row_bytes), got one of {size:,}"
+            rule = f"a line may have at most {most:,} bytes (data.limits.row_bytes), got one of {size:,}"
             refuse(number, rule, "a line of too many bytes")
             continue
         try:

@@ -1,4 +1,4 @@
-"""Reads JSON, CSV, TSV, Parquet and Arrow into records that know their line; every fault is collected on the way."""
+"""Reads JSON, CSV, TSV, Parquet and Arrow files into tables, and collects every fault."""
 
 import gzip
 import io
@@ -32,12 +32,12 @@ def split_name(path: Path) -> tuple[str, str]:
 
 
 def is_typed(path: Path) -> bool:
-    """Whether the type of a file tells numbers from text: that of all but CSV and TSV does."""
+    """Whether the type of a file tells numbers from text, which all but CSV and TSV do."""
     return not split_name(path)[1].startswith((".csv", ".tsv"))
 
 
 def read_table(path: Path, faults: Faults, limits: LimitSettings | None = None, form: Form = GUESSED) -> Table | None:
-    """The rows of one file, or None when nothing could be read; the reason is then among ``faults``."""
+    """Reads one file; returns None, and adds the reason to ``faults``, if it cannot be read."""
     suffix = split_name(path)[1]
     if suffix not in SUFFIXES:
         faults.of_file(path, f"file type {suffix!r} is not one of {', '.join(SUFFIXES)}", "type")
@@ -72,7 +72,7 @@ def parse_table(
     limits: LimitSettings | None = None,
     form: Form = GUESSED,
 ) -> Table | None:
-    """Reads CSV with a header, or else JSON; ``path`` is where it came from, for faults."""
+    """Reads ``content`` as CSV with a header, or as JSON; faults name ``path`` as its place."""
     rows = Gathered(path, limits or LimitSettings(), faults)
     return _text(io.BytesIO(content), rows, ".csv" if csv else ".jsonl", form)
 

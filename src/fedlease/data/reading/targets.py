@@ -1,4 +1,4 @@
-"""Targets of prediction, as files have them: a label, any number of labels, or a number."""
+"""Reads the targets of rows: a label, any number of labels, or a number."""
 
 import json
 import math
@@ -24,18 +24,18 @@ __all__ = [
 ]
 
 LARGEST = 1e12
-"""The largest number that a row may have, so that squares of sums are finite."""
+"""Largest absolute value of a number, which keeps squares of sums finite."""
 
 SEPARATORS = ",;|"
 OFTEN = 0.2
-"""Share of rows with several labels from which on their separator is one."""
+"""Share of rows that must contain a character for it to be taken as the separator of labels."""
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 def label_of(record: Record, table: Table, column: str, fault: OnFault) -> str | None:
-    """The one label of a row; None if there is none to use, which is reported to ``fault``."""
+    """The label of a row; None if it cannot be used, with the reason reported to ``fault``."""
     value = record.values.get(column)
     label = name_of(value, table.typed)
     if label is None:
@@ -46,10 +46,10 @@ def label_of(record: Record, table: Table, column: str, fault: OnFault) -> str |
 def labels_of(
     record: Record, table: Table, columns: ColumnSettings, separator: str, fault: OnFault
 ) -> tuple[str, ...] | None:
-    """The labels of a row, which may be none; None if they cannot be used, which is reported to ``fault``.
+    """The labels of a row, possibly none; None if they cannot be used, with the reason reported to ``fault``.
 
-    They are a list, a text with ``separator`` between them, a list as JSON in a text, or the names of those of
-    ``columns.labels`` that hold 1.
+    With ``columns.labels``, they are the names of those columns whose value is 1. Otherwise the label column has a
+    list, a list as JSON text, or a text with ``separator`` between the labels.
     """
     if columns.labels is not None:
         return _flagged(record, columns.labels, fault)
@@ -71,7 +71,7 @@ def labels_of(
 
 
 def listed_in(value: object, separator: str) -> Sequence[object] | None:
-    """The labels in a cell as they are written; None if it holds something else."""
+    """The labels in a cell as they are written; None if the cell has neither a text nor a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
@@ -95,7 +95,7 @@ def _flagged(record: Record, names: Sequence[str], fault: OnFault) -> tuple[str,
 
 
 def value_of(record: Record, column: str, fault: OnFault) -> float | None:
-    """The number of a row; None if there is none to use, which is reported to ``fault``."""
+    """The number of a row; None if it cannot be used, with the reason reported to ``fault``."""
     value = record.values.get(column)
     number = number_of(value)
     if number is None:
@@ -105,7 +105,7 @@ def value_of(record: Record, column: str, fault: OnFault) -> float | None:
 
 
 def number_of(value: object) -> float | None:
-    """A cell as a number of at most :data:`LARGEST`; None if it is none. Texts may hold numbers, as in CSV."""
+    """The number in a cell, also if it is written as text; None if it is no number or exceeds :data:`LARGEST`."""
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         return None
     try:
@@ -116,7 +116,7 @@ def number_of(value: object) -> float | None:
 
 
 def are_measurements(labels: Mapping[str, int]) -> bool:
-    """Whether labels, given as label -> number of rows, are numbers with fractions that hardly repeat."""
+    """Whether labels, given as label -> number of rows, are numbers with fractions that rarely repeat."""
     if len(labels) < 5 or 2 * len(labels) < sum(labels.values()):
         return False
     try:
@@ -129,7 +129,7 @@ def are_measurements(labels: Mapping[str, int]) -> bool:
 def joined_by(labels: Mapping[str, int]) -> str:
     """The separator of several labels in one text, given text -> number of rows; empty if there is none.
 
-    Parts recur: most of them stand in several of the texts.
+    A character is the separator if it is in many rows and most of the parts between it occur in several texts.
     """
     rows = sum(labels.values())
     for mark in SEPARATORS:

@@ -1,4 +1,4 @@
-"""Checks of single values of a table: texts, and names such as labels, clients and tasks."""
+"""Checks single values of a table: texts, and names such as labels, clients and tasks."""
 
 import unicodedata
 from collections.abc import Callable
@@ -16,10 +16,10 @@ OnFault = Callable[[str, str], None]
 
 
 def text_of(record: Record, column: str, fault: OnFault, *, what: str = "text", required: bool = True) -> str | None:
-    """The text in a column as it is, or None when there is none to use; ``fault`` receives what is wrong.
+    """The text in a column, unchanged; None if it cannot be used, with the reason reported to ``fault``.
 
     Args:
-        what: what the text is called in faults.
+        what: name of the text in faults.
         required: whether absent and empty texts are faults.
     """
     value = record.values.get(column)
@@ -36,7 +36,7 @@ def _blank(value: object) -> bool:
 
 
 def text_fault(value: object, what: str) -> str | None:
-    """Why a value cannot be a text, or None when it can."""
+    """The rule that keeps a value from being a text, or None."""
     must = f"{'an' if what[0] in 'aeiou' else 'a'} {what} must"
     if _blank(value):
         return f"{must} not be empty, got {shown(value)}"
@@ -50,9 +50,9 @@ def text_fault(value: object, what: str) -> str | None:
 
 
 def visible(name: str) -> str:
-    """A name without what nobody sees: spaces at its ends, kinds and numbers of spaces, format marks, Unicode form.
+    """A name in Unicode's NFC form, without format characters and superfluous spaces.
 
-    Joiners stay, since Persian, Hindi and joined emoji are other words without them.
+    Joiners stay, since words of Persian and Hindi, and joined emoji, differ without them.
     """
     text = unicodedata.normalize("NFC", name)
     kept = "".join(c for c in text if c in JOINERS or unicodedata.category(c) != "Cf")
@@ -71,7 +71,7 @@ def name_fault(value: object, present: bool) -> str:
 
 
 def place_of(record: Record, table: Table, columns: ColumnSettings) -> tuple[str, str, str]:
-    """Client, split and task of a row of a table; ``""``, ``""`` and ``"default"`` where its columns do not say."""
+    """Client, split and task of a row; ``""``, ``""`` and ``"default"`` if it does not state them."""
 
     def optional(name: str, default: str) -> str:
         value = record.values.get(name)

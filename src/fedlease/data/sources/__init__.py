@@ -1,4 +1,1 @@
-"""One module per source of a federation, each with ``load``.
-
-Formats are read by ``reading``.
-"""
+"""Contains one module per source of a federation, each with a function ``load``. File formats belong to ``reading``."""

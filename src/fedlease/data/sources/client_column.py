@@ -1,4 +1,4 @@
-"""Tables with a client column, and tables whose rows are dealt to clients."""
+"""Builds federations from tables that have a client column or whose rows are dealt to clients."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,15 +33,15 @@ def of_tables(
     name: str,
     dropped: Dropped | None = None,
 ) -> Federation:
-    """The federation of tables with a client column, or whose rows ``data.partition`` deals.
+    """Builds a federation from tables with a client column, or from rows that ``data.partition`` deals to clients.
 
     Args:
-        tables: at least one; either all have a split column or none.
-        name: of all of them, for faults.
-        dropped: counts rows that cannot be used; None where they are faults.
+        tables: at least one; either all have a split column or none has.
+        name: name of all tables together, for faults.
+        dropped: counts rows that cannot be used; None if these are faults.
 
     Raises:
-        DataError: every fault of every row.
+        DataError: rows are faulty; the error has every fault.
         MissingPackageError: the partition needs a package that is not installed.
     """
     faults, notes = Faults(dropped), guess_notes(tables)
@@ -67,7 +67,7 @@ def of_tables(
     if dealt or without:
         faults.check()
         return _deal(examples, has_split, settings, seed, notes, Faults(dropped))
-    # A client of which all rows are bad is not forgotten.
+    # Clients whose rows are all unusable must not be forgotten.
     by_client: dict[str, list[Example]] = {
         client: [] for client in (*unusable.skipped, *(dropped.clients if dropped else ()))
     }
@@ -83,7 +83,7 @@ def of_tables(
 def by_split(
     by_client: dict[str, list[Example]], tables: Sequence[Table], settings: DataSettings, unusable: Unusable
 ) -> dict[str, Splits]:
-    """Examples by client and split; without a split column all are among ``train``."""
+    """Groups examples by client and split; without a split column all are ``train``."""
     column = settings.columns.split
     if column not in tables[0].columns:
         return {client: {"train": examples} for client, examples in by_client.items()}
@@ -99,9 +99,9 @@ def by_split(
                 else:
                     rule = f"a split must be train, valid or test, got {shown(example.split)}"
                     faults.row(*example.place)(column, rule)
-            # Rows of a split may be there and be faulty, which is a fault already.
-            untold = client not in unusable.named and faults.seen == before and not faults.dropped_of(client)
-            if not splits["train"] and untold:
+            # There may be train rows that are faulty, which was reported.
+            reported = client in unusable.named or faults.seen > before or faults.dropped_of(client)
+            if not splits["train"] and not reported:
                 where = tables[0].path if len(tables) == 1 else tables[0].path.parent
                 faults.of_client(client, f"no train rows in {where} (column {column!r})", "no train rows")
     return clients
@@ -112,7 +112,7 @@ def _deal(
 ) -> Federation:
     before, count = faults.seen, len(examples)
     if has_split:
-        notes.append(f"column {settings.columns.split!r} is not used: rows are dealt to clients first and split then")
+        notes.append(f"column {settings.columns.split!r} is not used: rows are dealt to clients, and then split")
     by_task: dict[str, list[Example]] = {}
     for example in examples:
         by_task.setdefault(example.task, []).append(example)
@@ -131,10 +131,10 @@ def _deal(
         if dropped:
             notes.append(f"task {task!r}: {counted(dropped, 'duplicate row')} dropped")
         pools.append(Pool("client" if task == "default" else task, labels, rows))
-    if faults.dropped and (said := faults.dropped.note("", count + before)):
+    if faults.dropped and (note := faults.dropped.note("", count + before)):
         if not any(pool.rows for pool in pools):
-            faults.add(f"data.path: no rows are left: {said}")
-        notes.append(said)
+            faults.add(f"data.path: no rows are left: {note}")
+        notes.append(note)
     faults.check()
     clients, warned = deal(pools, settings, seed)
     return federation(clients, notes + warned)

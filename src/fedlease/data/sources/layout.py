@@ -1,8 +1,8 @@
-"""The layout of a folder: which files hold which rows, by their names alone.
+"""Finds the files of each split in a folder, by their names.
 
 train.*, test.*                     and validation rows as valid.*, validation.*, val.* or dev.*
-train-00000-of-00002.parquet        pieces, as the hub has them, here or in a folder named data
-dataset_dict.json, train/, test/    what datasets.DatasetDict.save_to_disk writes; one of them alone also does
+train-00000-of-00002.parquet        pieces, as on the hub, here or in a folder named data
+dataset_dict.json, train/, test/    what datasets.DatasetDict.save_to_disk writes; or only one of these folders
 """
 
 import json
@@ -27,13 +27,13 @@ __all__ = [
 ]
 
 ALIASES = {"validation": "valid", "val": "valid", "dev": "valid"}
-"""Other names of splits."""
+"""Other names of splits -> our name."""
 
 UNSPLIT = ""
-"""Stands for the split of files that hold rows of all splits."""
+"""The split of files that have rows of all splits."""
 
 OTHERS = ", ".join(SUFFIXES[1:])
-"""File types beside the first."""
+"""File types other than the first, for messages."""
 
 STATE = "state.json"
 STATE_BYTES = 10_000_000
@@ -48,7 +48,7 @@ _OF_CLIENT = re.compile(rf"(.+)[-_.]({_NAMES})", re.IGNORECASE)
 
 
 def entries_of(folder: Path, faults: Faults) -> list[Path]:
-    """The entries of a folder, sorted; a folder that cannot be read is a fault."""
+    """The sorted entries of a folder; none, with a fault, if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
@@ -57,7 +57,7 @@ def entries_of(folder: Path, faults: Faults) -> list[Path]:
 
 
 def files_with_rows(entries: Sequence[Path]) -> list[Path]:
-    """Files of known types, without hidden ones and what ``datasets`` writes beside rows."""
+    """The files that may have rows: of known types, not hidden, and not metadata of ``datasets``."""
     return [
         entry
         for entry in entries
@@ -69,9 +69,9 @@ def files_with_rows(entries: Sequence[Path]) -> list[Path]:
 
 
 def split_files(folder: Path, faults: Faults) -> SplitFiles:
-    """Split -> its files, in order; all files under :data:`UNSPLIT` where ``datasets`` saved rows without splits.
+    """Split -> its files, in order; rows that ``datasets`` saved without splits are all under :data:`UNSPLIT`.
 
-    Entries that are called like splits and are no files of rows are faults once they are read.
+    Files named after a split are included whatever their type, so that reading them reports a wrong type.
     """
     if (folder / STATE).is_file():
         return {UNSPLIT: _saved(folder, faults)}
@@ -82,7 +82,7 @@ def split_files(folder: Path, faults: Faults) -> SplitFiles:
 
 
 def is_pieces(files: SplitFiles) -> bool:
-    """Whether files are called like the pieces that the hub has."""
+    """Whether all files have names of pieces, as on the hub."""
     return all("-of-" in file.name for paths in files.values() for file in paths)
 
 
@@ -110,7 +110,7 @@ def _named(entries: Sequence[Path], faults: Faults) -> SplitFiles:
 
 
 def _pieces_fault(split: str, files: dict[Path, tuple[int, int] | None]) -> str:
-    """Why files are not one file, or all pieces of one; empty where they are."""
+    """The rule that the files of a split break unless they are one file or all pieces of one; otherwise empty."""
     pieces = [piece for piece in files.values() if piece is not None]
     if not pieces and len(files) == 1:
         return ""
@@ -126,7 +126,7 @@ def _pieces_fault(split: str, files: dict[Path, tuple[int, int] | None]) -> str:
 
 
 def _saved(folder: Path, faults: Faults) -> list[Path]:
-    """The Arrow files that ``state.json`` names; names that are paths are refused."""
+    """The Arrow files that a folder's ``state.json`` names; names that are paths are refused."""
     state = folder / STATE
     try:
         with state.open("rb") as file:
@@ -145,7 +145,7 @@ def _saved(folder: Path, faults: Faults) -> list[Path]:
 
 
 def site_files(files: Sequence[Path], faults: Faults) -> dict[str, SplitFiles]:
-    """Client -> its files, of which there is one, or one for each split as ``a_train.csv`` and ``a_test.csv``."""
+    """Client -> its files: one file, or one per split, named such as ``a_train.csv`` and ``a_test.csv``."""
     stems = {split_name(file)[0] for file in files}
     trained = {match[1] for stem in stems if (match := _OF_CLIENT.fullmatch(stem)) and match[2].lower() == "train"}
     clients: dict[str, SplitFiles] = {}

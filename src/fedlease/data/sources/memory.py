@@ -1,14 +1,14 @@
-"""Rows in memory, as Python code has them; nothing is written to a file.
+"""Reads rows in memory, in any of these forms:
 
     {client: ROWS}                    ROWS: a list of dicts, a pandas or polars DataFrame, a datasets.Dataset, a
                                       pyarrow.Table
-    {client: (train, test)}           and {client: {"train": ROWS, "valid": ROWS, "test": ROWS}}
+    {client: (train, test)}           or {client: {"train": ROWS, "valid": ROWS, "test": ROWS}}
     ROWS                              with a client column
-    {"train": ROWS, "test": ROWS}     with a client column, as a datasets.DatasetDict is
-    Federation                        clients that were built, taken as they are
+    {"train": ROWS, "test": ROWS}     with a client column, for example a datasets.DatasetDict
+    Federation                        clients that were built in Python
 
-Rows are read as those of files are (:mod:`fedlease.data.sources.folder`), by the same columns. What is missing in a
-table (None, NaN, NaT, NA) is missing here, and numbers of a ``ClassLabel`` are its names.
+Columns are those of files (:mod:`fedlease.data.sources.folder`). None, NaN, NaT and NA are missing values, and numbers
+of a ``ClassLabel`` become its names.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,21 +40,21 @@ __all__ = ["load", "table_of"]
 
 FORMS = "a list of dicts, a DataFrame or a Dataset"
 TABLES = (("pandas", "DataFrame"), ("polars", "DataFrame"), ("pyarrow", "Table"), ("datasets", "Dataset"))
-"""Package and class of what holds rows beside lists; their packages need not be installed."""
+"""Package and class of tables; the packages need not be installed."""
 MISSING = ("NAType", "NaTType")
-"""Classes of pandas whose one value stands for no value."""
+"""pandas classes of missing values."""
 
 
 def load(settings: DataSettings, seed: int, kind: RowKind = "labels", data: object = None) -> Federation:
-    """Reads rows in memory; see the module for their forms.
+    """Reads rows in memory; the module's docstring lists their forms.
 
     Raises:
-        DataError: there are none, they have none of the forms, or every fault of every row.
+        DataError: there are no rows, they have none of the forms, or rows are faulty; the error has every fault.
         MissingPackageError: the partition needs a package that is not installed.
     """
     if data is None:
         raise DataError(
-            "data.source: 'memory' has rows that are passed in Python, as in fedlease.run(data=ROWS); for files set "
+            "data.source: 'memory' reads rows that are passed in Python, as in fedlease.run(data=ROWS); for files set "
             "data.path"
         )
     if isinstance(data, Federation):
@@ -65,7 +65,7 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels", data: obje
     table = _whole(data, settings, faults)
     faults.check()
     if table is None or not table.records:
-        raise DataError("data: has no rows")
+        raise DataError("data: it has no rows")
     return of_tables([table], settings, seed, kind, name="data", dropped=faults.dropped)
 
 
@@ -74,7 +74,7 @@ def _by_name_of_split(data: Mapping[Any, Any]) -> bool:
 
 
 def _whole(data: object, settings: DataSettings, faults: Faults) -> Table | None:
-    """One table of all clients; of several splits, with their names in the split column."""
+    """One table of all clients; a mapping of splits gets a split column."""
     if not isinstance(data, Mapping):
         return table_of(data, "data", settings, faults)
     records = list[Record]()
@@ -87,7 +87,7 @@ def _whole(data: object, settings: DataSettings, faults: Faults) -> Table | None
     if columns and settings.columns.client not in columns:
         faults.add(
             f"data: {listed([repr(split) for split in data])} are splits, whose rows need a column "
-            f"{settings.columns.client!r} that names the client (data.columns.client); or give {{client: rows}}"
+            f"{settings.columns.client!r} that names the client (data.columns.client); or pass {{client: rows}}"
         )
     return Table(Path(IN_MEMORY), tuple(columns | {settings.columns.split: None}), tuple(records), typed=True)
 
@@ -110,13 +110,13 @@ def _of_clients(data: Mapping[Any, Any], settings: DataSettings, seed: int, kind
         with unusable.client(client) as own:
             clients[client] = _splits(client, given, settings, own, kind)
     if not data:
-        faults.add("data: has no clients")
+        faults.add("data: it has no clients")
     split_here = all([*splits] == ["train"] for splits in clients.values())
     return assemble(clients, settings, seed, unusable, notes, split_here=split_here, kind=kind)
 
 
 def _splits(client: str, given: object, settings: DataSettings, faults: Faults, kind: RowKind) -> Splits:
-    """Split -> examples of one client; without ``test`` they are held out of ``train`` later."""
+    """Split -> examples of one client; without ``test``, test rows are later held out of ``train``."""
     place, before = f"data[{client!r}]", faults.seen
     parts: Mapping[Any, Any] | None = given if isinstance(given, Mapping) else None
     if isinstance(given, tuple) and len(given) == 2 and not all(isinstance(part, Mapping) for part in given):
@@ -146,15 +146,11 @@ def _splits(client: str, given: object, settings: DataSettings, faults: Faults, 
 
 
 def table_of(given: object, place: str, settings: DataSettings, faults: Faults) -> Table | None:
-    """The rows of one object; None, and a fault, if it holds none or is too large.
+    """The rows of a list of dicts, a DataFrame or a Dataset; None, with a fault, if it is none of these or too large.
 
-    Args:
-        given: a list of dicts, a DataFrame or a Dataset.
-        place: names it in faults, beginning with ``data``.
-        settings: columns and limits.
-        faults: receives what is wrong.
+    ``place`` names the object in faults.
     """
-    # Places begin with IN_MEMORY, by which faults know that they count rows and not lines.
+    # Places must begin with IN_MEMORY, so that faults count rows and not lines.
     rows = Gathered(Path(place), settings.limits, faults)
     try:
         found = _records(given)
@@ -162,7 +158,7 @@ def table_of(given: object, place: str, settings: DataSettings, faults: Faults) 
         faults.add(f"{place}: {error}")
         return None
     if found is None:
-        path = "; the path of files is given as data='my-federation'" if isinstance(given, str | Path) else ""
+        path = "; pass the path of files as data='my-federation'" if isinstance(given, str | Path) else ""
         faults.add(f"{place}: rows must be {FORMS}, got {_kind(given)}{path}")
         return None
     try:
@@ -177,7 +173,7 @@ def table_of(given: object, place: str, settings: DataSettings, faults: Faults) 
 
 
 def _records(given: Any) -> Iterable[object] | None:
-    """The rows of a table or a list; None for anything else, also for a stream, which can be read only once.
+    """The rows of a table or a list; None for anything else, including streams, which can be read only once.
 
     Raises:
         ValueError: two columns have one name.
@@ -207,7 +203,7 @@ def _of_dataset(dataset: Any) -> Iterator[dict[str, Any]]:
     lists = {column: feature.names for column, feature in inner.items() if type(feature).__name__ == "ClassLabel"}
     for row in dataset.with_format(None):
         for column, known in names.items():
-            # -1 stands for a label that is not known.
+            # -1 stands for an unknown label.
             row[column] = known[row[column]] if row[column] is not None and row[column] >= 0 else None
         for column, known in lists.items():
             row[column] = row[column] and [known[label] for label in row[column]]
@@ -215,7 +211,7 @@ def _of_dataset(dataset: Any) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON would have it."""
+    """A value in the types of JSON; missing values become None."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -227,13 +223,13 @@ def _plain(value: Any) -> Any:
 
 
 def _kind(value: object) -> str:
-    """Words for a kind of object, in a fault."""
+    """The type of an object with its article, for faults."""
     name = type(value).__name__
     return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
 
 
 def _as_built(given: Federation, settings: DataSettings, seed: int, kind: RowKind) -> Federation:
-    """Clients that someone built, checked; ``data.train_rows``, ``test_rows`` and ``valid_fraction`` are obeyed."""
+    """Checks a federation built in Python, and applies ``data.train_rows``, ``test_rows`` and ``valid_fraction``."""
     unread = [
         key
         for key in ("columns", "labels", "partition", "bad_rows")
@@ -241,13 +237,13 @@ def _as_built(given: Federation, settings: DataSettings, seed: int, kind: RowKin
     ]
     faults = Faults()
     for key in unread:
-        faults.add(f"data.{key}: is not read, since the clients of a Federation have rows and labels; leave it out")
+        faults.add(f"data.{key}: it is not read, since the clients of a Federation have rows and labels; leave it out")
     check_number_of_clients(len(given), settings)
     for client in given:
         _check_built(client, kind, faults)
     faults.check()
     if not len(given):
-        raise DataError("data: has no clients")
+        raise DataError("data: it has no clients")
     clients, notes = list[ClientData](), list[str]()
     for client in given:
         train, short = capped(client.id, "train", client.train, settings.train_rows, seed)
@@ -267,7 +263,7 @@ def _check_built(client: ClientData, kind: RowKind, faults: Faults) -> None:
     if not client.train:
         faults.of_client(client.id, "no train rows in data", "no train rows")
     if kind in LABELLED and len(set(client.labels)) != max(1, len(client.labels)):
-        faults.of_client(client.id, f"its labels must be names, each once, got {shown(client.labels)}", "label list")
+        faults.of_client(client.id, f"its labels must be distinct names, got {shown(client.labels)}", "label list")
     for split, rows in client.splits.items():
         for number, row in enumerate(rows, start=1):
             if rule := _row_fault(row, client, kind):
@@ -283,5 +279,5 @@ def _row_fault(row: Row, client: ClientData, kind: RowKind) -> str | None:
     if kind == "labels" and not 0 <= row.label < most:
         return f"a label must be below the number of the client's labels, {most}, got {row.label}"
     if kind == "label sets" and (row.marks is None or [*row.marks] != sorted({*row.marks} & {*range(most)})):
-        return f"marks must be indices below the number of the client's labels, {most}, ascending, got {row.marks}"
+        return f"marks must be ascending indices below the number of the client's labels, {most}, got {row.marks}"
     return text_fault(row.text, "text")

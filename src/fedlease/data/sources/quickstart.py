@@ -1,13 +1,12 @@
-"""The quickstart: four real tasks over clients made from two corpora that come as packages.
+"""Makes the quickstart's clients of four real tasks from two corpora that are Python packages.
 
     topic      one sentence of a news article -> its topic
-    headline   a headline and a first sentence -> do they belong together (wrong headlines are of the same topic)
+    headline   a headline and a first sentence -> do they belong together (wrong headlines have the same topic)
     lead       one sentence of an article -> is it the first or a later one
     sentiment  a tweet -> negative, neutral, positive
 
-Articles are dealt to tasks, then to clients, then to train and test, and only then made into rows: all passages of
-one article are with one client, in one task, in one split. Labels of ``headline``, ``lead`` and ``sentiment`` are
-balanced.
+Articles are dealt to tasks, then to clients, then to train and test, and only then made into rows. So all rows of an
+article are in one split of one client. Labels of ``headline``, ``lead`` and ``sentiment`` are balanced.
 """
 
 import random
@@ -35,7 +34,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 """Task -> label names, in index order."""
 
 MAX_WORDS = 40
-"""Longer passages are cut, since a step takes as long as its longest row."""
+"""Longer passages are cut, since the longest row of a batch determines the time of a step."""
 
 _MIN_WORDS = 8
 _PER_ARTICLE = 20
@@ -47,7 +46,7 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
     ``train_rows`` and ``test_rows`` default to 150 and 100 per client. Rows are never shared.
 
     Raises:
-        DataError: rows run out.
+        DataError: there are too few rows.
         MissingPackageError: a corpus is not installed.
     """
     sizes = (settings.train_rows or TRAIN_ROWS, settings.test_rows or TEST_ROWS)
@@ -88,10 +87,10 @@ def load(settings: DataSettings, seed: int, kind: RowKind = "labels") -> Federat
 def _deal_articles(
     news: Sequence[Article], sizes: tuple[int, int], count: int, seed: int
 ) -> dict[str, list[list[Article]]]:
-    """Articles of every client of every news task, each topic dealt alike.
+    """Deals the articles of every topic to the clients of every news task.
 
-    The paired tasks make at most two rows of an article. They get a third of the articles each, or what they need
-    when that is more; ``topic`` can make many rows of an article and gets the rest.
+    ``headline`` and ``lead`` make at most two rows from an article. Each gets a third of the articles, or more if it
+    needs more; ``topic`` can make many rows from an article and gets the rest.
     """
     need = count * sum(_articles_needed(size) for size in sizes)
     share = min(max(need / len(news), 1 / 3), 0.46)
@@ -107,13 +106,13 @@ def _deal_articles(
 
 
 def _articles_needed(size: int) -> int:
-    # more than half the rows: a topic with one article in a split has no wrong headline, and a few first sentences are
-    # too short
+    # more articles than half the rows, since a topic with one article in a split has no wrong headline, and some first
+    # sentences are too short
     return round(0.52 * size) + len(TOPICS)
 
 
 def _split(members: list[Article], task: str, sizes: tuple[int, int]) -> tuple[list[Article], list[Article]]:
-    """Articles of the train rows and of the test rows, in proportion to the rows; each topic is cut alike."""
+    """Splits the articles of every topic into those of train and test, in proportion to the articles needed."""
     need = [_articles_needed(size) if task != "topic" else size for size in sizes]
     train, test = list[Article](), list[Article]()
     for topic in TOPICS:
@@ -141,7 +140,7 @@ def _passages(article: Article, start: int = 0) -> list[str]:
 
 
 def _topic_rows(members: list[Article], size: int, taken: set[str], random_: random.Random) -> list[Row]:
-    """One sentence of every article, then a second one of every article, until there are enough."""
+    """Takes one sentence of every article, then a second one of every article, until there are enough."""
     found = [(TOPICS.index(article.topic), _passages(article)) for article in members]
     queues = [(label, random_.sample(passages, min(len(passages), _PER_ARTICLE))) for label, passages in found]
     rows: list[Row] = []
@@ -154,10 +153,10 @@ def _topic_rows(members: list[Article], size: int, taken: set[str], random_: ran
 
 
 def _headline_rows(members: list[Article], size: int, taken: set[str], random_: random.Random) -> list[Row]:
-    """Right pairs of the first articles, wrong pairs of the last ones; they overlap only when articles are few.
+    """Makes pairs of headline and first sentence, half of them with the headline of another article.
 
-    A wrong headline is the next one of the same topic, client and split, so each headline and each sentence is right
-    in one pair and wrong in one pair at most: neither text gives the label away alone.
+    A wrong headline is the next one of the same topic, client and split. Each headline and each sentence is thus in at
+    most one right and one wrong pair, so that neither text alone determines the label.
     """
     wrong: list[Row] = []
     for topic in TOPICS:
@@ -170,7 +169,7 @@ def _headline_rows(members: list[Article], size: int, taken: set[str], random_: 
 
 
 def _lead_rows(members: list[Article], size: int, taken: set[str], random_: random.Random) -> list[Row]:
-    """First sentences of some articles, later ones of others; they overlap only when articles are few."""
+    """Takes first sentences of some articles and later ones of others; an article gives both only if there are few."""
     first, later = list[Row](), list[Row]()
     for article in members:
         opening = _cut(article.sentences[0])
@@ -186,7 +185,7 @@ def _lead_rows(members: list[Article], size: int, taken: set[str], random_: rand
 
 
 def _balanced(by_label: list[list[Row]], size: int, random_: random.Random) -> list[Row]:
-    """``size`` rows, or fewer when a label runs out, as evenly over the labels as can be, shuffled."""
+    """``size`` shuffled rows, equally many of each label; fewer if a label has too few."""
     wanted = [size // len(by_label) + (index < size % len(by_label)) for index in range(len(by_label))]
     rows = [row for group, number in zip(by_label, wanted, strict=True) for row in group[:number]]
     random_.shuffle(rows)

@@ -22,9 +22,9 @@ class Reader:
     """Reads files of one federation.
 
     Attributes:
-        notes: what is unusual, a sentence each.
-        tables: what was read, without its rows.
-        dropped: counts rows that cannot be used; None where they are faults.
+        notes: notes of what is unusual, one sentence each.
+        tables: the tables that were read, without their rows.
+        dropped: counts rows that cannot be used; None if these are faults.
     """
 
     settings: DataSettings
@@ -37,7 +37,7 @@ class Reader:
         self.dropped = Dropped.of(self.settings)
 
     def table(self, path: Path, faults: Faults) -> Table | None:
-        """The rows of a file as :func:`fedlease.data.reading.tables.read_table`."""
+        """Reads a file, see :func:`fedlease.data.reading.tables.read_table`."""
         table = read_table(path, faults, self.settings.limits, Form.of(self.settings))
         if table is not None:
             self.tables.append(replace(table, records=()))
@@ -48,12 +48,12 @@ class Reader:
         return examples_of(table, self.settings, faults, self.kind)
 
     def every_note(self) -> list[str]:
-        """Notes, after those about what was guessed."""
+        """All notes, those about guesses first."""
         return [*guess_notes(self.tables), *self.notes]
 
 
 def examples_of(table: Table, settings: DataSettings, faults: Faults, kind: RowKind) -> list[Example]:
-    """The usable rows of a table; faults come with what the table looks like."""
+    """The usable rows of a table; if there are faults, adds hints at their cause."""
     before = faults.count
     if kind == "responses":
         examples = read_prompt_examples(table, settings.columns, faults)

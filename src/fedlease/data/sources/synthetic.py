@@ -1,11 +1,14 @@
-"""Planted federations: tasks that are known to differ, without any external text.
+"""Makes synthetic federations of tasks that are known to differ, without any external text.
 
-Task k writes with its own words and labels by its own rule: a signal word anywhere (k mod 4 = 0), the first word (1),
-the last word (2), or one of three signal words anywhere (3). For generation its rule gives a word instead: the signal
-word (0), the first word (1), the last word (2), or the class of the signal word (3). With any number of labels a
-sentence has those whose signal words it has; its number is the sum of them, low 1, middle 2 and high 3, ten times that
-in every other task. Sentences have at most 24
-characters and answers one word, so that a tiny byte-level model learns them in seconds.
+Task k has its own vocabulary and its own rule, where r = k mod 4:
+
+    labels       the class (low or high) of a signal word, which is anywhere (r = 0), first (1) or last (2); or its
+                 class (low, middle or high) anywhere (3)
+    responses    the signal word (0), the first word (1), the last word (2), or the class of the signal word (3)
+    label sets   the classes of all signal words of the sentence
+    values       the sum over these classes, low 1, middle 2 and high 3; ten times that if k is odd
+
+Sentences have at most 24 characters and responses one word, so that a tiny byte-level model learns them in seconds.
 """
 
 import random
@@ -36,12 +39,12 @@ _CLASSES = ("low", "middle", "high")
 def load(settings: DataSettings, seed: int, kind: RowKind = "labels", num_tasks: int = NUM_TASKS) -> Federation:
     """Makes ``clients_per_task`` clients for each of ``num_tasks`` tasks called ``planted-0``, ``planted-1``, ...
 
-    Labels (for generation: classes of signal words) are balanced, rows are distinct within a task and over its clients.
-    ``train_rows`` defaults to 32 and ``test_rows`` to 16. The rows depend on ``clients_per_task``, ``train_rows``,
-    ``test_rows``, ``valid_fraction``, the seed and the arguments only.
+    Labels (for generation: classes of signal words) are balanced, and all rows of a task are distinct. ``train_rows``
+    defaults to 32 and ``test_rows`` to 16. Rows depend only on ``clients_per_task``, ``train_rows``, ``test_rows``,
+    ``valid_fraction``, the seed and the arguments.
 
     Raises:
-        DataError: more rows are asked for than there are distinct sentences to be sure of.
+        DataError: more rows are requested than a task can be sure to have distinct sentences for.
     """
     train, test = settings.train_rows or TRAIN_ROWS, settings.test_rows or TEST_ROWS
     needed = settings.clients_per_task * (train + test)
@@ -82,7 +85,7 @@ def _row(vocabulary: list[str], place: int, number: int, kind: RowKind, taken: s
 
 
 def _marked(vocabulary: list[str], marks: tuple[int, ...], taken: set[str], random_: random.Random) -> Row:
-    """A sentence with one signal word of every mark."""
+    """A sentence with one signal word of each class in ``marks``."""
     fillers = vocabulary[3 * _SIGNALS :]
     while True:
         words = [vocabulary[mark * _SIGNALS + random_.randrange(_SIGNALS)] for mark in marks]
@@ -95,7 +98,7 @@ def _marked(vocabulary: list[str], marks: tuple[int, ...], taken: set[str], rand
 
 
 def _vocabulary(number: int, used: set[str], random_: random.Random) -> list[str]:
-    """Words of one task: first :data:`_SIGNALS` x 3 signal words, then fillers; no word belongs to two tasks."""
+    """The words of one task: :data:`_SIGNALS` signal words of each class, then fillers; tasks share no words."""
     letters = [string.ascii_lowercase[(number * 6 + offset) % 26] for offset in range(6)]
     words: list[str] = []
     while len(words) < 3 * _SIGNALS + _FILLERS:
@@ -119,11 +122,11 @@ def _sentence(vocabulary: list[str], label: int, rule: str, taken: set[str], ran
 
 
 def _answered(vocabulary: list[str], place: int, rule: int, taken: set[str], random_: random.Random) -> Row:
-    """A sentence and the word that the rule of its task gives."""
+    """A sentence with the response that the task's rule gives."""
     kind = place % len(_CLASSES)
     signals = vocabulary[: 3 * _SIGNALS]
     if rule in (1, 2):
-        # sentences of signal words alone: the answer follows from the place and not from what the word is
+        # all words are signal words, so that the response depends on the position and not on the word
         text = _sentence(signals * 2, kind, "anywhere", taken, random_).text
         return Row(text, None, 0, text.split()[0 if rule == 1 else -1])
     text = _sentence(vocabulary, kind, "anywhere", taken, random_).text
