@@ -195,7 +195,7 @@ def test_no_stranger_fills_the_log(
     door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [0.0]
-    door.gate._told = Pace(3, lambda: now[0])
+    door.gate._logged = Pace(3, lambda: now[0])
     assert {door().status_code for _ in range(10)} == {404}
     assert len(caplog.records) == 3
     now[0] = 60

@@ -69,7 +69,7 @@ def test_a_name_that_begins_with_a_digit_still_gives_a_module(tmp_path: Path) ->
         ({"clients": ["one", "../two"]}, "--client: '../two' must not start with a dot"),
         ({"host": "a b"}, "--host: must be a host name or an address, got 'a b'"),
         ({"host": "x;reboot"}, "--host: must be a host name or an address, got 'x;reboot'"),
-        ({"port": 0}, "--port: must be from 1 to 65531, those of SuperLink and clients follow it, got 0"),
+        ({"port": 0}, "--port: must be from 1 to 65531, since SuperLink and clients use the ports after it, got 0"),
         ({"port": 65532}, "--port: must be from 1 to 65531"),
     ],
 )

@@ -42,7 +42,10 @@ def test_what_a_client_has_kept_of_its_warm_up_leaves_within_a_sum_alone() -> No
         assert task_fault(replace(warmup, sketch=replace(warmup.sketch, numbers=numbers)), ()) == fault
     # Nor by way of a round on it, nor where the model does not say what it is.
     trained = replace(start, stages=(Stage(start.upload, 1),))
-    assert task_fault(trained, (), masked=True) == "what a client has kept of its warm-up is not trained further"
+    assert (
+        task_fault(trained, (), masked=True)
+        == "tensors that a client has kept from its warm-up are not trained further"
+    )
     other = replace(start, model=replace(start.model, warmed=False))
     assert task_fault(other, (), masked=True).startswith("upload names tensors that are not trained")
 

@@ -87,7 +87,7 @@ class TestRestart:
 
 def test_what_the_settings_say_is_refused_as_an_argument(tmp_path: Path) -> None:
     settings = small_settings()
-    with pytest.raises(ConfigError, match=r"start: takes the grid alone"):
+    with pytest.raises(ConfigError, match=r"start: it takes only the grid"):
         FedLeaseStrategy(settings, tmp_path / "r").start(grid_of(settings), num_rounds=3)
 
 

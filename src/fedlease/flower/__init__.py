@@ -1,6 +1,6 @@
-"""fedlease on Flower: the same rounds over many machines, what travels between them, and what a node allows.
+"""Runs rounds over many machines with Flower: messages, their checks, and the rules of nodes.
 
-No method and no training lives here: a node hands requests to the worker of ``client``.
+Methods and training do not belong here: a node passes requests to the worker of ``client``.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name on first use: a server needs nothing of the client, nor the other way round."""
+    """Loads a public name on first use, so that a server does not import the client's modules, and vice versa."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -1,4 +1,4 @@
-"""Limits of what another machine may send, as rules for single values; each rule says in words what it asks for."""
+"""Limits on what another machine may send, as rules for single values; each rule can describe itself in words."""
 
 import math
 import reprlib
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 LONG, NAME, LABEL, TEXT = 1000, 100, 200, 100_000
-"""Characters: of a note and of whatever is printed or logged, of a name, of a label, of one text of a sample."""
+"""Most characters of: a note and anything printed or logged, a name, a label, one text of a sample."""
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 3, 200, 200
@@ -47,7 +47,7 @@ P = ParamSpec("P")
 
 
 def shown(value: Any) -> str:
-    """A value of another machine as it may be printed and logged: one bounded line without control characters."""
+    """A value from another machine as one bounded line without control characters, safe to print and log."""
     try:
         text = value if isinstance(value, str) else _short.repr(value)
     except ValueError:
@@ -56,7 +56,7 @@ def shown(value: Any) -> str:
 
 
 def is_text(value: Any, longest: int = LONG) -> bool:
-    """Whether a value is a valid Unicode text of at most so many characters."""
+    """Whether a value is valid Unicode text of at most ``longest`` characters."""
     return isinstance(value, str) and len(value) <= longest and encodable(value)
 
 
@@ -66,7 +66,7 @@ class Rule:
 
     Attributes:
         words: what the value must be, as the end of a sentence.
-        holds: whether a value meets the condition.
+        holds: function that says whether a value meets the condition.
     """
 
     words: str
@@ -80,12 +80,12 @@ class Rule:
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Rule:
-    """A finite number in ``low .. high``; bool is no number."""
+    """A rule: a finite number in ``low .. high``; bool is no number."""
 
     def holds(value: Any) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
-        # No float holds a larger int.
+        # comparing larger integers with floats may overflow
         finite = math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
         return finite and low <= value <= high
 
@@ -93,7 +93,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Rule:
 
 
 def count(low: int = 0, high: int = 2**62) -> Rule:
-    """A whole number in ``low .. high``; bool is no number."""
+    """A rule: a whole number in ``low .. high``; bool is no number."""
     return Rule(
         f"a whole number in {low} .. {high}",
         lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
@@ -101,7 +101,7 @@ def count(low: int = 0, high: int = 2**62) -> Rule:
 
 
 def line(longest: int = LONG) -> Rule:
-    """A text on one line, without characters that control a terminal or turn the reading direction."""
+    """A rule: text on one line, without characters that control a terminal or change the reading direction."""
     return Rule(
         f"one line of at most {longest} characters",
         lambda value: is_text(value, longest) and value == printable(value, keep=JOINERS),
@@ -109,7 +109,7 @@ def line(longest: int = LONG) -> Rule:
 
 
 def lines(most: int, longest: int = LONG) -> Rule:
-    """A tuple of at most so many lines of at most so many characters."""
+    """A rule: a tuple of at most ``most`` lines of at most ``longest`` characters each."""
     single = line(longest)
     return Rule(
         f"at most {most} lines of at most {longest} characters",
@@ -118,7 +118,7 @@ def lines(most: int, longest: int = LONG) -> Rule:
 
 
 def hexadecimal(size: int) -> Rule:
-    """So many bytes as hexadecimal digits."""
+    """A rule: ``size`` bytes as hexadecimal digits."""
     return Rule(
         f"{2 * size} hexadecimal digits",
         lambda value: isinstance(value, str) and len(value) == 2 * size and {*value} <= {*"0123456789abcdef"},
@@ -126,7 +126,7 @@ def hexadecimal(size: int) -> Rule:
 
 
 def named(rule: Rule, most: int) -> Rule:
-    """A mapping of at most so many names, each to a value of a rule."""
+    """A rule: a mapping of at most ``most`` names, each to a value that meets ``rule``."""
     name = line()
     return Rule(
         f"at most {most} names, each with {rule.words}",
@@ -140,11 +140,11 @@ LOSS, NOTES = number(-1e9, 1e9), lines(16)
 SECONDS = number(0, 1e7)
 """Time spent on one request: at most 115 days."""
 MOST_ROWS, MOST_TEST_ROWS = 10**9, 500_000
-"""Most rows of a client; final scores hold a number for each test row."""
+"""Most rows of a client; there may be fewer test rows, since final scores have a number for each of them."""
 
 
 def broken(value: Any, rules: Mapping[str, Rule]) -> str:
-    """The first rule that a value's attributes break, as a sentence; empty where all hold."""
+    """The first rule that an attribute of ``value`` breaks, as a sentence; empty if all are met."""
     for name, rule in rules.items():
         found = getattr(value, name)
         try:
@@ -158,7 +158,7 @@ def broken(value: Any, rules: Mapping[str, Rule]) -> str:
 
 
 def guarded(check: Callable[P, str]) -> Callable[P, str]:
-    """Decorates a check whose result is a sentence: one bounded line, even where looking at the value fails."""
+    """Decorates a check that returns a sentence: it becomes one bounded line, and errors of the check become one."""
 
     @wraps(check)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> str:

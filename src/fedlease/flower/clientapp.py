@@ -1,7 +1,7 @@
-"""The Flower app of a client: ten lines in a user's project, everything else is here.
+"""The Flower app of a client, which a user's project creates with one call.
 
-In a deployment Flower imports this module for every message, so what takes long to import, such as torch, is imported
-only when a message is handled in this very process.
+In a deployment Flower imports this module for every message. So slow imports, such as torch, happen only if the message
+is handled in this process.
 """
 
 import threading
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["client_app"]
 
-# One resident model per process: two messages at once would swap each other's adapters.
+# A process has one resident model: two messages at once would replace each other's adapters.
 _one_at_a_time = threading.Lock()
 
 
@@ -33,23 +33,23 @@ def client_app(
 ) -> ClientApp:
     """A ClientApp that trains and scores one client; one process may serve several, one after another.
 
-    Node configuration: ``data-dir``, the client's folder with train and test files; ``client-id``, if its name is not
-    the folder's; ``state-dir``, a folder in which private tensors outlive the SuperNode; ``model-out``, a folder for
+    Node configuration: ``data-dir``, the client's folder with train and test files; ``client-id``, if it is not the
+    folder's name; ``state-dir``, a folder in which private tensors outlive the SuperNode; ``model-out``, a folder for
     the client's own models, by default in ``state-dir``; ``key``, the file with the SuperNode's private key;
     ``model``, ``device``, ``threads``, if they differ from the server's; ``keep-loaded``, seconds for which a process
     with the base model stays after a message, see ``worker_process.py``; and the rules of ``policy.py``. In a
     simulation ``partition-id`` picks the client from the federation of the settings.
 
     Args:
-        load: gives the client's rows; None reads them as the node configuration says.
-        mods: of Flower, around every message.
+        load: returns the client's rows; None reads them as the node configuration says.
+        mods: Flower mods, which wrap the handling of every message.
         state_dir: where nodes whose configuration names no ``state-dir`` store private tensors; None stores them in
             memory.
-        one_machine: server and clients are one machine and one owner, as in a simulation: samples of test rows, private
-            tensors and the faults of rows in full may go to the server when it asks for them.
+        one_machine: whether server and clients are on one machine of one owner, as in a simulation, so that the server
+            may receive samples of test rows, private tensors and faults of rows in full when it asks for them.
 
     Raises:
-        ConfigError: a mod that would have no effect.
+        ConfigError: a mod would have no effect.
     """
     for mod in mods:
         name = getattr(mod, "__name__", type(mod).__name__)
@@ -72,9 +72,9 @@ def client_app(
 def _handle(
     message: Message, context: Context, *, load: "LoadClient | None", state_dir: Path | None, one_machine: bool
 ) -> Message:
-    # A function of the module, so that a simulation can hand the app to its workers.
+    # A module-level function, so that a simulation can send the app to its workers.
     seconds: Any = context.node_config.get("keep-loaded", 0)
-    # A process that stays is for deployments; a simulation's workers stay anyway. Odd values are refused by the policy.
+    # A simulation's workers stay loaded anyway. The policy refuses invalid values.
     if type(seconds) in (int, float) and 0 < seconds < float("inf") and not one_machine:
         from fedlease.flower.worker_process import ask, worker_of
 

@@ -1,4 +1,4 @@
-"""The server's connection to nodes: which client is on which, what each has been sent, and what comes back."""
+"""The server's connection to nodes: which client is on which node, which arrays it has, and how replies are read."""
 
 import logging
 import re
@@ -26,16 +26,16 @@ from fedlease.flower.wire import MAX_TREE, RecordError, pack, unpack
 __all__ = ["ESCAPED", "Connection", "NoReply", "Size", "read", "replies_to"]
 
 POLL = 0.5
-"""Seconds between looks for new nodes."""
+"""Seconds between searches for new nodes."""
 
 FAREWELL = 30.0
-"""Seconds that a rejected node has to hear the reason."""
+"""Seconds that a rejected node has to receive the reason."""
 
 SPARE, SPARE_TREE = 2**20, 2**16
-"""Bytes of arrays, and characters of JSON, that a reply may have beyond what is expected in it."""
+"""Bytes of arrays, and characters of JSON, by which a reply may exceed its expected size."""
 
 ESCAPED = 12
-"""Characters of JSON that one character of a text takes at most."""
+"""Most characters of JSON for one character of text."""
 
 WORKER_DIED = re.compile(r"<class 'ray\.exceptions\.(?!RayTaskError)")
 """Flower's wording for the end of a worker process of a simulation."""
@@ -45,7 +45,7 @@ log = logging.getLogger("flwr")
 
 @dataclass(frozen=True)
 class Size:
-    """How large a reply may be.
+    """The expected size of a reply.
 
     Attributes:
         arrays: bytes of arrays.
@@ -63,28 +63,28 @@ class Unread(Refused):
 
 @dataclass(frozen=True)
 class NoReply(Unread):
-    """A refusal in place of a reply that did not come."""
+    """A refusal by the server, in place of a reply that did not arrive."""
 
 
 @dataclass
 class Connection:
-    """Nodes by the clients that they are; a node id is the transport's and means nothing beyond it.
+    """The nodes of all clients; a node id belongs to the transport, and nothing outside uses it.
 
     Attributes:
-        grid: of Flower.
-        hello: what every new node is asked.
+        grid: Flower's connection to the nodes.
+        hello: the message that every new node gets.
         deadline: seconds that a request waits for its reply.
         patience: seconds that a new node has to introduce itself.
-        max_labels: labels that a client may have.
-        max_rows: train rows that a client may state.
+        max_labels: largest number of labels of a client.
+        max_rows: largest number of train rows that a client may state.
         simulated: whether nodes are worker processes of this machine, whose death is no client's refusal.
-        skip: whether the run may do without clients whose rows cannot be used.
-        lora: names the ranks of clients.
-        keys: whose keys are which, see :func:`~fedlease.flower.identity.identified`.
+        skip: whether the run continues without clients whose rows cannot be used.
+        lora: settings with the ranks of clients.
+        keys: fingerprint of a key -> client, see :func:`~fedlease.flower.identity.identified`.
         cards: client -> its card.
         nodes: client -> node.
         arrays: client -> SHA-256 of the arrays that it was sent last.
-        unusable: client, or what its node is known by -> why its rows cannot be used.
+        unusable: client, or name of its node -> why its rows cannot be used.
     """
 
     grid: Grid
@@ -106,11 +106,11 @@ class Connection:
     _rejections: list[str] = field(default_factory=list)
 
     def wait(self, count: int, seconds: float) -> None:
-        """Waits until so many clients have introduced themselves, and every other node that is there.
+        """Waits until all present nodes have introduced themselves, and these are at least ``count`` clients.
 
         Raises:
-            RunFailedError: fewer have when the time is over.
-            ConfigError: a node refused, or two claim one client.
+            RunFailedError: there are fewer clients after ``seconds``.
+            ConfigError: a node refused, or two nodes claim one client.
         """
         until, faults = time.monotonic() + seconds, list[str]()
         while True:
@@ -130,10 +130,10 @@ class Connection:
             time.sleep(POLL)
 
     def discover(self) -> list[str]:
-        """Asks new nodes who they are, and admits those that have replied since; does not wait.
+        """Asks new nodes to introduce themselves, and admits or rejects those that have replied; does not wait.
 
         Returns:
-            Why nodes cannot take part: these are rejected.
+            The reasons for which nodes were rejected.
         """
         present, now = set(self.grid.get_node_ids()), time.monotonic()
         self._known &= present
@@ -155,7 +155,7 @@ class Connection:
         for node, reply in replies_to({message: node for message, (node, _) in self._asked.items()}, replies):
             first = self._asked.pop(reply.metadata.reply_to_message_id, None) is not None
             if not first or _is_gone(reply):
-                continue  # a repeated reply; or a node that is asked again when it is back
+                continue  # a repeated reply, or a lost node, which is asked again once it is back
             self._known.add(node)
             if fault := self._introduce(node, reply, present):
                 if self.skip and fault in self.unusable.values():
@@ -167,7 +167,7 @@ class Connection:
         return faults
 
     def _introduce(self, node: int, reply: Message, present: set[int]) -> str:
-        """Admits a node, or gives the reason why not."""
+        """Admits a node; returns the reason if it cannot be admitted, otherwise an empty text."""
         most = self.max_labels * ESCAPED * LABEL
         value = read(reply, Size(tree=most), simulated=self.simulated)
         if isinstance(value, Unusable):
@@ -186,7 +186,7 @@ class Connection:
         card = replace(card, key=key)
         before = self.nodes.get(card.id)
         if before is not None and before != node and before in present:
-            # Asked again later: a restarted node has another id while the old one is not yet given up.
+            # It is asked again later: a restarted node has a new id while the SuperLink still lists the old one.
             self._known.discard(node)
             return f"client {card.id!r} is claimed by two nodes, {before} and {node}: give each node its own client-id"
         if self.cards.get(card.id, card).key != key:
@@ -204,7 +204,7 @@ class Connection:
         self._rejections += self.grid.push_messages([message])
 
     def _deliver_rejections(self) -> None:
-        """Waits until rejected nodes have the reason: nothing reaches them after the run."""
+        """Waits until rejected nodes have received the reason, since nothing reaches them after the run."""
         until = time.monotonic() + FAREWELL
         while self._rejections and time.monotonic() < until:
             delivered = {reply.metadata.reply_to_message_id for reply in self.grid.pull_messages(self._rejections)}
@@ -214,11 +214,11 @@ class Connection:
 
 
 def replies_to(asked: Mapping[str, int], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
-    """Node and reply, for replies to messages that were sent; the SuperLink's notice that none will come counts.
+    """Yields (node, reply) for replies to messages that were sent, including the SuperLink's errors in their place.
 
     Args:
-        asked: id of a message -> node that it was sent to.
-        replies: that came.
+        asked: id of a message -> the node that it was sent to.
+        replies: all replies that arrived.
     """
     for reply in replies:
         node = asked.get(reply.metadata.reply_to_message_id)
@@ -227,11 +227,11 @@ def replies_to(asked: Mapping[str, int], replies: Iterable[Message]) -> Iterator
 
 
 def read(reply: Message, size: Size, *, simulated: bool = False) -> Any:
-    """The value of a reply; a refusal if there is none, or if the client refused.
+    """The value of a reply; a refusal if it has none, or if the client refused.
 
     Args:
-        reply: of a node, or an error in its place.
-        size: of the reply, at most.
+        reply: the reply of a node, or an error in its place.
+        size: the largest size that is expected.
         simulated: see :class:`Connection`.
 
     Raises:
@@ -243,10 +243,10 @@ def read(reply: Message, size: Size, *, simulated: bool = False) -> Any:
         lines = (reply.error.reason or "").strip().splitlines()
         if simulated and lines and WORKER_DIED.match(lines[0]):
             raise RunFailedError(
-                "a worker process of the simulation died, again and again where it was replaced; was there enough "
-                "memory for so many? Go on from the last complete step with: fedlease resume DIR --engine flower"
+                "a worker process of the simulation died, and so did its replacements; was there enough memory for all "
+                "of them? Go on from the last complete step with: fedlease resume DIR --engine flower"
             )
-        # The last line of a traceback says what is wrong.
+        # The last line of a traceback has the error.
         return Unread(f"its app failed: {shown(lines[-1]) if lines else 'no reason given'}")
     try:
         value = unpack(reply.content, size.arrays + SPARE, max_tree=min(MAX_TREE, size.tree + SPARE_TREE))[0]

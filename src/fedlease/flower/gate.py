@@ -1,8 +1,7 @@
-"""The gate in front of a federation's server: clients with a known key reach the calls of a SuperLink that nodes need,
-and nobody reaches any other.
+"""A gate in front of a federation's SuperLink: it forwards the calls that nodes need from clients with a known key.
 
-Flower serves nodes, control and the processes of apps on one port, and only what nodes ask for is authenticated there.
-So the SuperLink listens on the loopback address alone, and the network reaches only this gate.
+Flower serves nodes, control and the processes of apps on one port, and authenticates only the calls of nodes. So the
+SuperLink should listen only on the loopback address, and the network should reach only this gate.
 """
 
 import base64
@@ -48,25 +47,25 @@ FLEET = frozenset(
         "confirm-message-received",
     )
 )
-"""What a SuperNode with a key asks its SuperLink for. Registering is not among it: that is done on the server."""
+"""Calls of a SuperNode that has a key. Registering is not one of them, since keys are registered on the server."""
 
 APPS, REPLIES = "/v1/fleet/get-fab", "/v1/fleet/push-messages"
 MIB = 2**20
 MOST_BYTES = LARGEST * MIB
 
 REFUSALS = 60
-"""Lines a minute that the log has of refusals, so that no stranger fills the disk."""
+"""Most refusals logged in a minute, so that strangers cannot fill the disk."""
 
 PATIENCE = 60.0
-"""Seconds for the SuperLink to answer; a SuperNode gives up after 30."""
+"""Seconds that the SuperLink has to answer; a SuperNode gives up after 30."""
 
 OWN_HEADERS = (b"host", b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"upgrade", b"te")
-"""Headers that concern one connection alone, and are not forwarded."""
+"""Headers that concern only one connection, and are not forwarded."""
 
 IDENTITY = tuple(
     name.lower().encode() for name in (FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER, TIMESTAMP_HEADER)
 )
-"""Headers that say who asks."""
+"""Headers that identify the node: public key, signature and time."""
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -77,14 +76,14 @@ log = logging.getLogger("fedlease.gate")
 
 @dataclass
 class Gate:
-    """An ASGI application that forwards what nodes with a known key ask for, and answers all else with 404.
+    """An ASGI application that forwards requests of nodes with a known key, and answers all others with 404.
 
     Attributes:
         superlink: sends requests to the SuperLink.
-        clients: folder with a public key for every client, ``ID.pub``; read again when files come or go.
-        signatures: of apps, which are attached to them on their way to nodes; None attaches none.
-        requests: of a client in a minute; more are answered with 503, after which a SuperNode asks again.
-        megabytes: that a client may send in a minute, likewise.
+        clients: folder with a public key for every client, ``ID.pub``; read again when files are added or removed.
+        signatures: signatures of apps, which are attached to apps on their way to nodes; None attaches none.
+        requests: most requests of a client in a minute; more are answered with 503, and a SuperNode then asks again.
+        megabytes: most megabytes that a client may send in a minute; likewise.
     """
 
     superlink: httpx.AsyncClient
@@ -93,24 +92,24 @@ class Gate:
     requests: int = REQUESTS
     megabytes: int = MEGABYTES
     _paces: dict[ClientId, tuple[Pace, Pace]] = field(default_factory=dict)
-    _told: Pace = field(default_factory=lambda: Pace(REFUSALS))
-    _untold: int = 0
+    _logged: Pace = field(default_factory=lambda: Pace(REFUSALS))
+    _not_logged: int = 0
     _known: dict[str, ClientId] = field(default_factory=dict)
     _read_at: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Called by the server of ASGI for every connection and request."""
+        """Handles a connection or request; the ASGI server calls this."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         elif scope["type"] == "http":
             await self._request(scope, receive, send)
-        # What is neither, a web socket, is closed by the server when nothing accepts it.
+        # The server closes web sockets, which nothing accepts.
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, headers = scope["path"], dict(scope["headers"])
         if scope["method"] != "POST" or path not in FLEET or scope["query_string"]:
             return await self._refuse(scope, send, "asked for what nodes do not need")
-        # Of two, the SuperLink might believe the other.
+        # Of two headers with one name, the SuperLink might read the other one.
         once = all(sum(name == given for given, _ in scope["headers"]) == 1 for name in IDENTITY)
         client = self._client(headers) if once else None
         if client is None:
@@ -138,19 +137,19 @@ class Gate:
         await _answer(send, answer.status_code, kept, content)
 
     async def _refuse(self, scope: Scope, send: Send, why: str, status: int = 404) -> None:
-        if self._told.takes():
-            whence = (scope.get("client") or ("unknown",))[0]
-            path, before = shown(scope["path"])[:100], f" ({self._untold} others since)" if self._untold else ""
-            log.warning("%s %s: %s %s%s", whence, why, shown(scope["method"]), path, before)
-            self._untold = 0
+        if self._logged.takes():
+            source = (scope.get("client") or ("unknown",))[0]
+            path, before = shown(scope["path"])[:100], f" ({self._not_logged} others since)" if self._not_logged else ""
+            log.warning("%s %s: %s %s%s", source, why, shown(scope["method"]), path, before)
+            self._not_logged = 0
         else:
-            self._untold += 1
-        # One answer for everything, which tells nothing. A SuperNode ends with it; 401 would end it without a word, and
-        # 403 tells it that a run is over.
+            self._not_logged += 1
+        # The same answer for all reasons reveals nothing. It ends a SuperNode with a message; 401 would end it without
+        # one, and 403 would mean that the run is over.
         await _answer(send, status, {}, b"")
 
     def _client(self, headers: Mapping[bytes, bytes]) -> ClientId | None:
-        """The client that signed the time in a request's headers; None for unknown keys and other times."""
+        """The client that signed the time in a request's headers; None for an unknown key or a time that is off."""
         try:
             pem, signature = (base64.b64decode(headers[name], validate=True) for name in IDENTITY[:2])
             stamp = headers[IDENTITY[2]]
@@ -166,7 +165,7 @@ class Gate:
         return client if client is not None and verifies(key, stamp, signature) else None
 
     def _clients(self) -> dict[str, ClientId]:
-        """Fingerprint of a key -> its client; while the folder cannot be read, nobody is let in."""
+        """Fingerprint of a key -> its client; empty, so that nobody is admitted, if the folder cannot be read."""
         try:
             changed = self.clients.stat().st_mtime_ns
             if changed != self._read_at:
@@ -177,7 +176,7 @@ class Gate:
         return self._known
 
     def _signed(self, content: bytes) -> bytes:
-        """An answer that holds an app, with that app's signatures attached."""
+        """An answer that contains an app, with that app's signatures attached."""
         assert self.signatures is not None
         answer = GetFabResponse.FromString(content)
         for name, value in self.signatures.of(answer.fab.content).items():
@@ -186,7 +185,7 @@ class Gate:
 
 
 def _own(body: bytes) -> bool:
-    """Whether every reply names the node that sends it: the SuperLink checks only whose node that is."""
+    """Whether every reply names the node that pushes it, which the SuperLink does not check."""
     try:
         pushed = PushMessagesRequest.FromString(body)
     except DecodeError:
@@ -195,7 +194,7 @@ def _own(body: bytes) -> bool:
 
 
 async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
-    """The body of a request; None if it is too long, without reading it where the headers state its length."""
+    """The body of a request; None if it is too long, which the headers may show before it is read."""
     if int(headers.get(b"content-length", b"0")) > MOST_BYTES:
         return None
     parts, size, more = list[bytes](), 0, True

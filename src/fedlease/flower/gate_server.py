@@ -1,4 +1,4 @@
-"""Serves a :class:`~fedlease.flower.gate.Gate`: certificate, address and keys are checked before it listens."""
+"""Serves a :class:`~fedlease.flower.gate.Gate`, after checking certificate, address and keys."""
 
 import contextlib
 import logging
@@ -22,10 +22,10 @@ from fedlease.flower.signatures import Signatures
 __all__ = ["serve_gate"]
 
 CONNECTIONS = 1000
-"""Most connections at a time; more are answered with 503."""
+"""Most simultaneous connections; more are answered with 503."""
 
 STOP_SECONDS = 5
-"""Time that open requests have to finish when the gate is asked to stop."""
+"""Seconds that open requests have to finish when the gate stops."""
 
 
 def serve_gate(
@@ -45,17 +45,17 @@ def serve_gate(
     Args:
         superlink: host and port of the SuperLink.
         host: address to listen on.
-        port: to listen on.
+        port: port to listen on.
         clients: see :class:`~fedlease.flower.gate.Gate`.
-        certificate: of the server.
-        key: of the certificate.
-        authority: certificate that the SuperLink's is signed by.
+        certificate: file with the server's certificate.
+        key: file with the private key of the certificate.
+        authority: file with the certificate that signed the SuperLink's certificate.
         signatures: file of signatures; None attaches none.
         requests: see :class:`~fedlease.flower.gate.Gate`.
-        megabytes: likewise.
+        megabytes: see :class:`~fedlease.flower.gate.Gate`.
 
     Raises:
-        ConfigError: a file is of no use, or the address cannot be listened on.
+        ConfigError: a file cannot be used, or the address cannot be listened on.
     """
     if not re.fullmatch(r"\S+:[0-9]{1,5}", superlink):
         raise ConfigError(f"--superlink: must be a host and a port, as in 127.0.0.1:8001, received {superlink!r}")
@@ -80,7 +80,7 @@ def serve_gate(
         def stop(*_: object) -> None:
             server.should_exit = True
 
-        # When uvicorn has stopped, it raises the signal again, which the default handlers would end the process by.
+        # uvicorn raises the signal again after stopping; the default handlers would then kill the process.
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, stop))
         logging.basicConfig(format="fedlease: %(message)s", level=logging.WARNING)

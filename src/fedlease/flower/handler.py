@@ -1,4 +1,4 @@
-"""A node's reply to a message: finds the client's rows, base model and store, and lets the node reply."""
+"""Handles a message on a node: finds the client's rows, base model and store, and replies."""
 
 import json
 import logging
@@ -40,25 +40,25 @@ from fedlease.storage.environment import is_identity
 __all__ = ["handle", "read_rejection", "refusal_of", "rows_of_node"]
 
 LoadClient = Callable[[Context, Settings], ClientData]
-"""Gives the rows of the client that a node is; the context has the node's configuration."""
+"""Returns the rows of the node's client; the context has the node's configuration."""
 
-ARRAYS_OF_BEFORE = "arrays of the message before"
-"""Their key in the memory store; no method is called so."""
+PREVIOUS_ARRAYS = "arrays of the message before"
+"""Key of the previous message's arrays in the memory store; other keys are names of methods."""
 
 OVERRIDES, NAMED = ("model", "device", "threads"), ("state-dir", "model-out", "key", "peers")
 
 TASKS_PER_ROUND = 3
-"""Tasks that a node does for each allowed round: a stopped server repeats a step, and warm-ups are steps too."""
+"""Most tasks of a node per allowed round: warm-ups are tasks too, and a server that was stopped repeats a step."""
 
 log = logging.getLogger("flwr")
 
 
 def rows_of_node(context: Context, settings: Settings) -> ClientData:
-    """The rows that the node configuration points to.
+    """The rows that the node configuration names.
 
     Raises:
-        ConfigError: it points to none, or to a folder that does not exist.
-        DataError: every fault of the rows.
+        ConfigError: it names none, or a folder that does not exist.
+        DataError: rows are faulty; the error has every fault.
     """
     config = context.node_config
     if "data-dir" in config:
@@ -116,21 +116,21 @@ def handle(
     *,
     one_machine: bool = False,
 ) -> RecordDict:
-    """The reply to a message.
+    """Replies to a message.
 
     Args:
-        content: of the message.
-        context: of the node; its state stores the arrays that came with the message.
-        load: gives the client's rows; None is :func:`rows_of_node`.
+        content: the content of the message.
+        context: the node's context, whose state stores the message's arrays.
+        load: returns the client's rows; None is :func:`rows_of_node`.
         state_dir: where nodes whose configuration names no ``state-dir`` store private tensors.
         one_machine: see :func:`~fedlease.flower.clientapp.client_app`.
     """
     memory = MemoryStore(context.state)
-    bank = memory.get(ARRAYS_OF_BEFORE) or {}
+    bank = memory.get(PREVIOUS_ARRAYS) or {}
     if not one_machine:
         _log_once(proxies_notice(os.environ))
     reply: object
-    # There, server and clients have one owner, whose trail is enough, and so have the settings.
+    # On one machine, server and clients have one owner, who wrote the settings and needs no trail of nodes.
     trusted = one_machine or _in_simulation(context)
     client = _configured_id(context) or _name(context)
     trail = NodeTrail.of({} if trusted else context.node_config, client)
@@ -156,12 +156,12 @@ def handle(
                 log.error("fedlease: %s", shown(fault))
     except Exception as error:
         log.exception("fedlease: the node failed")
-        # Its text may show rows or folders.
-        said = f": {error}" if one_machine else "; the log of its node says why"
-        reply = Refused(f"{_name(context)}: its app failed with {type(error).__name__}{said}")
+        # The error's text may contain rows or folders.
+        reason = f": {error}" if one_machine else "; the log of its node says why"
+        reply = Refused(f"{_name(context)}: its app failed with {type(error).__name__}{reason}")
     else:
         if arrays:
-            memory.put(ARRAYS_OF_BEFORE, arrays)
+            memory.put(PREVIOUS_ARRAYS, arrays)
     if isinstance(reply, Unusable | Refused):
         reply = replace(reply, reason=shown(reply.reason))
         log.error("fedlease: %s", reply.reason)
@@ -170,16 +170,16 @@ def handle(
 
 
 def refusal_of(error: InputError, node: str, *, client: str = "", in_full: bool = False) -> Refused | Unusable:
-    """Wrong input on a node, as one sentence for the server.
+    """Describes wrong input on a node to the server, in one sentence.
 
-    Faults of rows show values of rows and places of files: the server learns their number, the node's log has them. Of
-    the node's rules it learns the names of those that it breaks.
+    Faults of rows contain values of rows and paths of files, so the server gets only their number; the node's log has
+    them. Of the node's rules, the server gets the names of those that it breaks.
 
     Args:
-        error: what is wrong.
-        node: what the server knows the node by.
-        client: its id, if the node's configuration has one.
-        in_full: whether faults of rows may leave; only where server and client are one machine.
+        error: the error.
+        node: the name by which the server knows the node.
+        client: id of the client, if the node's configuration has one.
+        in_full: whether the server gets faults of rows in full, because it is on the same machine.
     """
     if isinstance(error, RulesError):
         rules = f"rule{'' if len(error.rules) == 1 else 's'} {', '.join(error.rules)}"
@@ -192,7 +192,7 @@ def refusal_of(error: InputError, node: str, *, client: str = "", in_full: bool 
 
 
 def _check_form(value: Any) -> None:
-    """A message is checked whole before anything of it is used."""
+    """Checks a whole message, before any of it is used."""
     if fault := form_fault(value):
         raise RecordError(fault)
     if len(value.settings) > MAX_SETTINGS:
@@ -204,7 +204,7 @@ def _reply(
 ) -> object:
     """The client's reply to a message whose form was checked."""
     settings, config = settings_from(value.settings), context.node_config
-    trusted = one_machine or _in_simulation(context)  # as above
+    trusted = one_machine or _in_simulation(context)
     own_rows = "data-dir" in config or "partition-id" not in config
     if not trusted:
         policy.check(value, settings, own_model="model" in config, own_rows=own_rows)
@@ -238,7 +238,7 @@ def _reply(
     if settings.privacy.epsilon is not None and not trusted:
         PrivacyBudget(folder, policy).admit(value, data.id, settings.privacy)
     models = named.get("model-out")
-    # Not under the app's own ``state_dir``: that of a simulation is deleted, and its run folder has every model.
+    # ``state_dir`` is no place for models: a simulation deletes it, and its run folder has every model.
     if models is None and "state-dir" in named:
         models = named["state-dir"] / value.run / data.id / "model"
     node = Node(
@@ -258,7 +258,7 @@ def _reply(
 
 
 def _in_simulation(context: Context) -> bool:
-    """Whether this is a worker process of Flower's simulation, where no node has an owner of its own."""
+    """Whether this is a worker process of Flower's simulation, whose nodes all have one owner."""
     ray = sys.modules.get("ray")
     if ray is None or not {*context.node_config} <= {"partition-id", "num-partitions"}:
         return False
@@ -267,13 +267,13 @@ def _in_simulation(context: Context) -> bool:
 
 @lru_cache(maxsize=1)
 def _log_once(line: str) -> None:
-    # The cache makes it once per process.
+    # The cache suppresses repetitions in one process.
     if line:
         log.warning("fedlease: %s", line)
 
 
 def _configured_id(context: Context) -> str:
-    """The client that a node's configuration names; empty if it names none."""
+    """The id of the client that a node's configuration names; empty if it names none."""
     config = context.node_config
     if "client-id" in config:
         return str(config["client-id"])
@@ -281,7 +281,7 @@ def _configured_id(context: Context) -> str:
 
 
 def _name(context: Context) -> str:
-    """What the server may know a node by before its introduction."""
+    """The name by which the server may know a node before its introduction."""
     config = context.node_config
     if client := _configured_id(context):
         return f"client {client!r}"

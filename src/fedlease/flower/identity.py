@@ -1,4 +1,4 @@
-"""Whom a node speaks for: it signs its introduction with its key, and the server knows whose keys are which."""
+"""Proves which client a node serves: the node signs its introduction, and the server knows the clients' keys."""
 
 import base64
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ __all__ = ["identified", "introduced"]
 
 
 def introduced(card: ClientCard, run: str, node: int, key: Path | None) -> Introduction:
-    """A client's introduction, signed where its node has a key.
+    """A client's introduction, signed if its node has a key.
 
     Args:
-        card: of the client.
+        card: the client's card.
         run: identity of the run.
-        node: id of the node in Flower; an introduction that is taken from one node is worth nothing on another.
-        key: file with the node's private key.
+        node: Flower's id of the node, which is signed so that another node cannot reuse the introduction.
+        key: file with the node's private key, or None.
 
     Raises:
-        ConfigError: the file holds none.
+        ConfigError: the file has no private key.
     """
     if key is None:
         return Introduction(card)
@@ -34,16 +34,16 @@ def introduced(card: ClientCard, run: str, node: int, key: Path | None) -> Intro
 
 
 def identified(found: Introduction, run: str, node: int, keys: Mapping[str, ClientId] | None) -> tuple[str, str]:
-    """The key that a node has proved to have, and why it is not its client's.
+    """Checks the key and the signature in an introduction.
 
     Args:
-        found: from the node, with a card that was checked.
+        found: the node's introduction, with a card that was checked.
         run: identity of the run.
-        node: id of the node in Flower.
-        keys: fingerprint -> client; None: every client may have any key, or none.
+        node: Flower's id of the node.
+        keys: fingerprint of a key -> client; None allows every client any key, or none.
 
     Returns:
-        The key's fingerprint, empty for a node without a key; and a sentence that is empty where nothing is wrong.
+        The key's fingerprint, empty for a node without a key; and the fault as a sentence, empty if there is none.
     """
     client = found.card.id
     if fault := broken(found, {"key": line(LONGEST), "signature": line(LONGEST)}):

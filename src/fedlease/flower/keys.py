@@ -1,4 +1,4 @@
-"""Keys of clients and of who signs apps: OpenSSH files as ``ssh-keygen`` writes them, and what is signed with them."""
+"""Reads keys of clients and of signers of apps from OpenSSH files; signs and verifies with them."""
 
 import base64
 import hashlib
@@ -40,16 +40,16 @@ PublicKey: TypeAlias = EllipticCurvePublicKey | Ed25519PublicKey
 
 KINDS = "must be a key of a NIST curve or Ed25519: ssh-keygen -t ecdsa -b 384"
 LONGEST = 1000
-"""Characters of a public key as text, and bytes of a signature."""
+"""Most characters of a public key as text, and of a signature."""
 
 MOST_CLIENTS = 100_000
 
 
 def public_key(text: str) -> PublicKey:
-    """A key from the text of an OpenSSH ``.pub`` file.
+    """Reads a key from the text of an OpenSSH ``.pub`` file.
 
     Raises:
-        ConfigError: it is none, or neither of a NIST curve, as Flower asks for, nor Ed25519.
+        ConfigError: it is no key, or neither of a NIST curve, which Flower requires, nor Ed25519.
     """
     with _no_key():
         key = load_ssh_public_key(text.encode())
@@ -59,14 +59,14 @@ def public_key(text: str) -> PublicKey:
 
 
 def private_key(path: Path, key: str) -> PrivateKey:
-    """A private key from a file without a passphrase.
+    """Reads a private key from a file without a passphrase.
 
     Args:
-        path: of the file.
-        key: of the setting that names it.
+        path: the file.
+        key: key of the setting that names it, for errors.
 
     Raises:
-        ConfigError: there is no such file, or it holds no such key.
+        ConfigError: there is no such file, or it has no such key.
     """
     try:
         with _no_key():
@@ -81,7 +81,7 @@ def private_key(path: Path, key: str) -> PrivateKey:
 
 
 def _read(path: Path) -> bytes:
-    # Links are followed: that is how orchestrators mount secrets.
+    # Links are followed, since orchestrators mount secrets as links.
     with path.open("rb") as file:
         return file.read(64 * LONGEST)
 
@@ -100,7 +100,7 @@ def text_of(key: PublicKey) -> str:
 
 
 def fingerprint(key: PublicKey) -> str:
-    """What ``ssh-keygen -l`` shows of a key, as in ``SHA256:kfzA...``."""
+    """The fingerprint of a key as ``ssh-keygen -l`` shows it, such as ``SHA256:kfzA...``."""
     blob = base64.b64decode(text_of(key).split()[1])
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
@@ -111,7 +111,7 @@ def sign(key: PrivateKey, statement: bytes) -> bytes:
 
 
 def verifies(key: PublicKey, statement: bytes, signature: bytes) -> bool:
-    """Whether a signature is that of a key's owner under a statement."""
+    """Whether the owner of ``key`` made this signature of ``statement``."""
     try:
         if isinstance(key, Ed25519PublicKey):
             key.verify(signature, statement)
@@ -123,17 +123,17 @@ def verifies(key: PublicKey, statement: bytes, signature: bytes) -> bool:
 
 
 def keys_of(folder: Path, key: str) -> dict[ClientId, PublicKey]:
-    """The key of every client, by the ``.pub`` files of a folder: a file's name is the client's id.
+    """Reads the key of every client from the ``.pub`` files of a folder, which are named after the clients' ids.
 
     Args:
-        folder: that holds them.
-        key: of the setting that names the folder.
+        folder: the folder.
+        key: key of the setting that names the folder, for errors.
 
     Raises:
-        ConfigError: there is no such folder, a file holds no key, or two clients have one key; every fault at once.
+        ConfigError: there is no such folder, a file has no key, or two clients have one key; it has every fault.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{key}: {str(folder)!r} is no folder; it holds a file ID.pub for every client")
+        raise ConfigError(f"{key}: {str(folder)!r} is no folder; it must be one with a file ID.pub for every client")
     found, prints, faults = dict[ClientId, PublicKey](), dict[str, ClientId](), list[str]()
     for path in sorted(folder.glob("*.pub"))[:MOST_CLIENTS]:
         client = path.name.removesuffix(".pub")
@@ -153,5 +153,5 @@ def keys_of(folder: Path, key: str) -> dict[ClientId, PublicKey]:
 
 
 def clients_of(folder: Path, key: str) -> dict[str, ClientId]:
-    """Fingerprint of a key -> whose it is, as :func:`keys_of` has it, which raises the same."""
+    """Fingerprint of a key -> its client; parameters and errors are those of :func:`keys_of`."""
     return {fingerprint(own): client for client, own in keys_of(folder, key).items()}

@@ -1,7 +1,7 @@
-"""A grid in this process: every message is serialised as on the wire and handed to the client app at once.
+"""A Flower grid in this process, for tests and notebooks: messages are serialised and passed to the client app at once.
 
-For tests and notebooks. Flower gives a message an identity only inside a task of its own, and an id only in the
-SuperLink; this is the one place that sets both itself.
+Flower sets the identity of a message's task only in its own processes, and its id only in the SuperLink; this module
+sets both itself.
 """
 
 import copy
@@ -19,14 +19,14 @@ from flwr.supercore.task_identity import TaskIdentity
 __all__ = ["MemoryGrid"]
 
 Fault = Callable[[Message, Message], Message | None]
-"""Takes a message and the reply to it, and gives the reply that arrives instead; None: none arrives."""
+"""Takes a message and the reply to it, and returns the reply that arrives instead, or None for no reply."""
 
 
 class MemoryGrid(Grid):
-    """Nodes as contexts of one client app.
+    """A grid whose nodes are contexts of one client app.
 
     Args:
-        app: of the clients.
+        app: the clients' app.
         node_configs: node id -> its configuration.
     """
 
@@ -43,13 +43,13 @@ class MemoryGrid(Grid):
             self.join(node, config)
 
     def join(self, node: int, config: Mapping[str, Any]) -> None:
-        """A node appears, without memory."""
+        """Adds a node, without memory."""
         self.contexts[node] = Context(
             run_id=1, node_id=node, node_config=dict(config), state=RecordDict(), run_config={}
         )
 
     def leave(self, node: int) -> None:
-        """A node disappears with its memory."""
+        """Removes a node with its memory."""
         del self.contexts[node]
 
     def get_node_ids(self) -> Iterable[int]:
@@ -77,7 +77,7 @@ class MemoryGrid(Grid):
         self._waiting[reply.metadata.reply_to_message_id] = reply
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Delivers messages one after another; waits for no reply."""
+        """Delivers messages one after another and returns the replies that have arrived."""
         return self.pull_messages(self.push_messages(messages))
 
     def _deliver(self, message: Message) -> Message | None:
@@ -91,7 +91,7 @@ class MemoryGrid(Grid):
             reply = self._on_the_wire(self.app(received, context))
         except Exception as error:  # whatever a client app raises reaches the server as an error message
             reply = Message(Error(0, f"{type(error).__name__}: {error}"), reply_to=received)
-        # A node's memory is serialised between messages, too.
+        # Flower also serialises a node's memory between messages.
         context.state = recorddict_from_proto(recorddict_to_proto(context.state))
         arrived: Message | None = reply
         for fault in self.faults:
@@ -110,17 +110,17 @@ class MemoryGrid(Grid):
         return copied
 
     def set_run(self, run: Any) -> None:
-        """Does nothing: there is one run."""
+        """Does nothing, since there is only one run."""
 
     @property
     def run(self) -> Any:
-        """None: the one run has no record."""
+        """None, since the only run has no record."""
         return None
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Is not supported: messages are made by their constructor."""
-        raise NotImplementedError("make messages by flwr.app.Message(...)")
+        """Raises NotImplementedError, since messages are made with their constructor."""
+        raise NotImplementedError("make messages with flwr.app.Message(...)")
 
     def get_nodes(self) -> Iterable[Any]:
-        """Empty: only the ids of nodes are known."""
+        """An empty list, since only the ids of nodes are known."""
         return []

@@ -1,4 +1,4 @@
-"""What Flower adds to the requests and replies of :mod:`fedlease.client.messages`; how all travel is in ``wire.py``."""
+"""Messages over Flower around the requests and replies of :mod:`fedlease.client.messages`; ``wire.py`` packs them."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ __all__ = ["Envelope", "Introduction", "Lacking", "Unusable"]
 @serialisable
 @dataclass(frozen=True)
 class Envelope:
-    """A message of the server, with what a process that a node has just started needs to know.
+    """A message of the server with a request, and all that a newly started process of a node needs to handle it.
 
     Attributes:
-        run: identity of the run, which the client's private tensors belong to; a resumed run has the same.
-        version: of fedlease on the server.
-        settings: of the run, as JSON.
+        run: identity of the run, under which private tensors are stored; a resumed run has the same.
+        version: version of fedlease on the server.
+        settings: settings of the run, as JSON.
         base: fingerprint of the server's base model.
-        request: to the client, or a message of a secure sum; None asks the node to introduce itself.
+        request: a request to the client, or a message of a secure sum; None asks the node to introduce itself.
     """
 
     run: str
@@ -36,9 +36,9 @@ class Introduction:
     """A node's reply to an :class:`Envelope` without a request.
 
     Attributes:
-        card: of its client.
+        card: its client's card.
         key: the node's public key, as OpenSSH writes it; empty if it has none.
-        signature: by that key, see ``identity.py``; base64.
+        signature: a signature by that key, in base64; see ``identity.py``.
     """
 
     card: ClientCard
@@ -52,7 +52,7 @@ class Unusable:
     """The reply of a node whose rows cannot be used.
 
     Attributes:
-        client: its id, or what the node is known by.
+        client: id of the client, or name of the node.
         reason: one sentence.
     """
 
@@ -63,10 +63,10 @@ class Unusable:
 @serialisable
 @dataclass(frozen=True)
 class Lacking:
-    """A node no longer has arrays that the server left out of a message.
+    """The reply of a node that no longer has some arrays which the server left out of a message.
 
     Attributes:
-        names: SHA-256 of each.
+        names: SHA-256 of each missing array.
     """
 
     names: tuple[str, ...]

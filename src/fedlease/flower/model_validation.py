@@ -1,6 +1,6 @@
-"""Whether a model and a task fit the node: its base model, its labels and its private tensors.
+"""Checks whether a model and a task fit the node's base model, labels and private tensors.
 
-Sentences as in ``validation.py``, whose checks of form come first.
+A check returns the fault as a sentence, or an empty text. The checks of form in ``validation.py`` come first.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -25,10 +25,10 @@ def model_fault(
     """Why a model does not fit the node's base model.
 
     Args:
-        model: of a message whose form is right.
-        rank: of the adapter, by the settings.
-        shapes: module that the settings adapt -> (in features, out features), of the node's base model.
-        heads: the head modules for its labels.
+        model: the model of a message whose form was checked.
+        rank: the adapter's rank by the settings.
+        shapes: adapted module -> (in features, out features) in the node's base model.
+        heads: the head modules for the client's labels.
     """
     spec = model.spec
     if spec.r != rank or {*spec.target_modules} != shapes.keys() or len(spec.target_modules) != len(shapes):
@@ -82,24 +82,24 @@ def _tensor_fault(tensor: Tensor, shape: tuple[int, ...]) -> str:
 
 @guarded
 def task_fault(task: ClientTask, private: Collection[str], *, masked: bool = False) -> str:
-    """Why a node does not do a task although its model fits.
+    """Why a node must not do a task although its model fits.
 
     Args:
-        task: whose form is right.
+        task: a task whose form was checked.
         private: names of the client's private tensors of this run.
-        masked: whether the update is to leave in a secure sum.
+        masked: whether the update leaves the node only in a secure sum.
     """
     names = task.model.tensors.keys()
     for what, given in (("trainable", task.trainable), ("upload", task.upload)):
         if strange := sorted(given - names):
             return f"{what} names tensors that its model does not have: {shown(strange)}"
-    # A tensor that is not trained has its private value laid over it, and would leave as it is.
+    # Private values replace received ones: a private tensor that is not trained would be uploaded as it is.
     if task.model.warmed and task.stages:
-        return "what a client has kept of its warm-up is not trained further"
+        return "tensors that a client has kept from its warm-up are not trained further"
     kept = task.model.names("AB") if task.model.warmed and not task.stages else frozenset()
     if strange := sorted(task.upload - task.trainable - kept):
         return f"upload names tensors that are not trained: {shown(strange)}"
-    if kept:  # which a client that masks its updates gives to a sum alone
+    if kept:
         return "" if masked else "a warm-up that was sketched is not sent without masks (privacy.secure_sums)"
     if task.sketch is not None:
         if strange := sorted(task.upload - task.model.names("AB")):

@@ -1,5 +1,4 @@
-"""A client on its own machine: checks a request against what the node has, lets the client's worker handle it, and
-stores the private tensors until the next message."""
+"""A client on its own machine: checks a request, passes it to the client's worker, and stores private tensors."""
 
 import logging
 from collections.abc import Mapping
@@ -50,12 +49,12 @@ log = logging.getLogger("flwr")
 
 @dataclass
 class NodeRun:
-    """What the messages of one run share in one process: the base model, and the rows of its clients, tokenised.
+    """A run in one process of a node, shared by all its messages.
 
     Attributes:
         loaded: settings and base model.
-        fingerprint: of the base model and its tokenizer.
-        clients: id -> rows.
+        fingerprint: fingerprint of the base model and its tokenizer.
+        clients: id -> tokenised rows.
         cache: scores of the untrained model.
     """
 
@@ -66,10 +65,13 @@ class NodeRun:
     _trainers: dict[bool, tuple[PrivacyTerms | None, Trainer]] = field(default_factory=dict)
 
     def trainer(self, *, secret: bool) -> tuple[PrivacyTerms | None, Trainer]:
-        """What the training of its clients may tell of their rows, and the trainer that keeps to it.
+        """The privacy guarantee of its clients, or None, and a trainer that keeps it.
+
+        Args:
+            secret: see :attr:`Node.secret`.
 
         Raises:
-            ConfigError: the settings ask for privacy that cannot be had.
+            ConfigError: the settings ask for privacy that cannot be guaranteed.
         """
         if secret not in self._trainers:
             terms = terms_of(self.loaded.settings, secret=secret)
@@ -81,11 +83,11 @@ class NodeRun:
         """Loads the base model.
 
         Args:
-            settings: of the run.
-            overrides: ``model``, ``device`` and ``threads`` where the node's differ from the server's.
+            settings: settings of the run.
+            overrides: ``model``, ``device`` and ``threads``, if the node's differ from the server's.
 
         Raises:
-            InputError: an override is out of range, the model cannot be had, or this machine has no such device.
+            InputError: an override is out of range, the model cannot be loaded, or this machine has no such device.
         """
         try:
             own = read_values({**settings.model_dump(), **overrides})
@@ -97,7 +99,7 @@ class NodeRun:
         return cls(loaded, fingerprint(loaded.base, loaded.tokenizer))
 
     def client(self, data: ClientData) -> Client:
-        """The client's rows, tokenised once."""
+        """The client's rows, tokenised when they are new or have changed."""
         known = self.clients.get(data.id)
         if known is None or known.data != data:
             self.clients[data.id] = self.loaded.client(data)
@@ -109,14 +111,14 @@ class NodeRun:
 @serialisable
 @dataclass(frozen=True)
 class Stored:
-    """What a node stores for its client under one method.
+    """The state that a node stores for its client under one method.
 
     Attributes:
-        run: identity of the run that it belongs to.
-        client: that it belongs to.
+        run: identity of the run.
+        client: id of the client.
         private: the client's private tensors.
-        tasks: done for this run and method so far.
-        memory: of the filters.
+        tasks: number of tasks done for this run and method.
+        memory: memory of the filters.
     """
 
     run: str
@@ -131,17 +133,17 @@ class Node:
     """One client during one message.
 
     Attributes:
-        run: what the process has loaded.
+        run: the run that the process has loaded.
         data: the client's rows.
-        store: outlives the message.
-        models: folder for the client's own models at the end; None writes none.
-        send_samples: whether some test rows, with the models' answers, may leave in clear text.
-        share_private: whether private tensors may leave: only where server and client are one machine.
-        max_tasks: tasks that the node does for one run and method; None sets no limit.
-        number: the node's id in Flower.
-        key: file with the node's private key, which its introduction is signed with; None signs nothing.
-        max_bytes: that the tensors of a model may have.
-        secret: whether noise comes from the operating system, as it must where the server has another owner.
+        store: storage that outlives the message.
+        models: folder to which the client's own models are written at the end; None writes none.
+        send_samples: whether some test rows, with the model's answers, may leave in clear text.
+        share_private: whether private tensors may leave, because server and client are on one machine.
+        max_tasks: most tasks that the node does for one run and method; None sets no limit.
+        number: Flower's id of the node.
+        key: file with the node's private key, which signs its introduction; None signs nothing.
+        max_bytes: most bytes of a model's tensors.
+        secret: whether noise comes from the operating system, as it must if the server has another owner.
     """
 
     run: NodeRun
@@ -157,7 +159,7 @@ class Node:
     secret: bool = True
 
     def reply(self, message: Envelope) -> Introduction | Reply:
-        """The reply to a message whose form is right and that the node's policy allows."""
+        """Replies to a message whose form was checked and that the node's policy allows."""
         if message.version != __version__:
             return self._refused(f"this node has fedlease {__version__}, the server has {message.version}")
         if message.base != self.run.fingerprint:
@@ -166,8 +168,8 @@ class Node:
                 f"the base model {name!r} on this node ({own[:12]}), or its tokenizer, is not the server's "
                 f"({message.base[:12]}): give both the same revision or files"
             )
-        client = self.run.client(self.data)  # rows that the model cannot take are refused at the introduction
-        assert not isinstance(message.request, SumAsk)  # which needs none of this
+        client = self.run.client(self.data)  # so that unusable rows are refused at the introduction
+        assert not isinstance(message.request, SumAsk)  # handled without a Node
         if message.request is None:
             return introduced(card_of(self.data, self.run.loaded.settings), message.run, self.number, self.key)
         found, mine = self.store.get(message.request.method), (message.run, self.data.id)
@@ -186,7 +188,7 @@ class Node:
         if sums is not None and (refusal := sums.refusal(request)) is not None:
             return self._refused(refusal.reason)
         if sums is not None and request.method not in (loaded.settings.method, *loaded.settings.baselines):
-            # Each begins with a warm-up, which is not masked.
+            # Every method begins with an unmasked warm-up, so a server must not start further ones.
             return self._refused(f"{request.method} is no method of this run (privacy.secure_sums)")
         foreign = isinstance(found, Stored) and found is not stored
         reply, after = self._handle(client, request, stored, foreign=foreign)
@@ -199,13 +201,13 @@ class Node:
         return reply
 
     def _handle(self, client: Client, request: Request, stored: Stored, *, foreign: bool) -> tuple[Reply, Stored]:
-        """The reply, and what is to be stored; ``foreign`` says that another run's or client's was in its place."""
+        """The reply and the new state; ``foreign`` says that the store had the state of another run or client."""
         settings = self.run.loaded.settings
         if fault := self._fault(request, client, stored):
             return self._refused(fault), stored
         notes: tuple[str, ...] = ()
         if foreign and request.keeps:
-            # Nothing is lost, it is not the client's: the worker need not look for it.
+            # The client has lost nothing, so the worker must not report lost private tensors.
             request, notes = replace(request, keeps=False), (NOT_OWN,)
         scored, (terms, trainer) = participation_of(settings), self.run.trainer(secret=self.secret)
         worker = ClientWorker(client, trainer, scored.score_rounds, stored.private, self.run.cache, terms=terms)
@@ -219,7 +221,7 @@ class Node:
             return replace(reply, notes=(*reply.notes, *notes)), after
         if isinstance(reply, Finished) and isinstance(request, Finish):
             notes = (*reply.scores.notes, *notes, *self._write_model(stored.run, request, worker, reply.scores))
-            # Texts of rows and private tensors leave because this node says so, never because a message asks.
+            # Only this node's rules decide whether texts of rows and private tensors leave, never a message.
             short = (row for row in reply.scores.samples if all(len(text) <= TEXT for text in row.values()))
             samples = tuple(short) if self.send_samples else ()
             private = reply.private if self.share_private else None
@@ -239,12 +241,12 @@ class Node:
         if not isinstance(request, Train):
             return ""
         if self.max_tasks is not None and stored.tasks >= self.max_tasks:
-            said = f"it has done {stored.tasks} tasks for this run and does no more (max-rounds)"
-            raise RulesError([("max-rounds", said)])
+            rule = f"it has done {stored.tasks} tasks for this run and does no more (max-rounds)"
+            raise RulesError([("max-rounds", rule)])
         return task_fault(request.task, stored.private.names, masked=request.masking is not None)
 
     def _write_model(self, run: str, finish: Finish, worker: ClientWorker, scores: FinalScores) -> tuple[str, ...]:
-        """Writes the client's own model; a failure is a note, since scores must not be lost by it."""
+        """Writes the client's own model; a failure becomes a note, so that the scores are not lost."""
         if self.models is None:
             return ()
         out, model = self.models / finish.method, finish.model
@@ -256,7 +258,7 @@ class Node:
             write_own_model(out, self.run.loaded, self.data, finish.method, own, scores, run, worker.predictions)
         except (OSError, RunFolderError, SafetensorError) as error:
             log.error("fedlease: the model of %s could not be written to %s: %s", self.data.id, out, error)
-            # Why stays in the node's log: the server need not know its folders.
+            # The reason stays in the node's log, since it contains the node's folders.
             return ("could not write its own model on its machine; its log says why",)
         log.info("fedlease: the model of %s is in %s", self.data.id, out)
         return ()

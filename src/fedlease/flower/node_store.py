@@ -1,4 +1,4 @@
-"""Where a node stores values between messages: in its memory, or in a folder that outlives it."""
+"""Stores of values between messages: in Flower's memory of a node, or in a folder that outlives it."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[a-z0-9-]{1,100}")
 
 
 class Store(Protocol):
-    """Values by key, such as the name of a method."""
+    """A store of values by keys, such as names of methods."""
 
     def get(self, key: str) -> Any:
         """The value; None if there is none or it is damaged."""
@@ -29,10 +29,10 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class MemoryStore:
-    """Stores in ``context.state``, for one run: lost when the SuperNode is restarted.
+    """Stores values of one run in ``context.state``; a restart of the SuperNode loses them.
 
     Attributes:
-        state: of the context.
+        state: the context's state.
     """
 
     state: RecordDict
@@ -52,10 +52,10 @@ class MemoryStore:
 
 @dataclass(frozen=True)
 class FolderStore:
-    """Stores in files, each written whole or not at all.
+    """Stores values in files, which are written atomically.
 
     Attributes:
-        folder: of one client and one run.
+        folder: folder of one client and one run.
     """
 
     folder: Path
@@ -73,23 +73,25 @@ class FolderStore:
         write_atomically(self._path(key), dumps(value))
 
     def _path(self, key: str) -> Path:
-        # Messages are checked before; a key that is no name must not become a path all the same.
+        # Messages were checked before; this makes sure that no key leads out of the folder.
         if not _NAME.fullmatch(key):
             raise ValueError(f"{key!r} is no name of a method")
         return self.folder / f"{key}.safetensors"
 
 
 def check_room(state_dir: Path, run: str, most: int) -> None:
-    """Refuses one run more than a node stores.
+    """Refuses a new run if a node already stores ``most`` runs, so that a server cannot fill the disk with runs.
 
-    A server that begins run after run must not fill the disk; only the node's owner deletes what is stored.
+    Only the node's owner deletes stored runs.
 
     Raises:
-        RulesError: there are as many runs as ``most`` already.
+        RulesError: the run is new and there are ``most`` runs.
     """
     if (state_dir / run).exists() or not state_dir.is_dir():
         return
     runs = sum(is_identity(entry.name) for entry in state_dir.iterdir())
     if runs >= most:
-        said = f"state-dir: it holds the state of {runs} runs, max-runs of this node is {most}; delete the folders of "
-        raise RulesError([("max-runs", f"{said}runs that are over")])
+        rule = (
+            f"state-dir: it has the state of {runs} runs, and max-runs of this node is {most}; delete the folders of "
+        )
+        raise RulesError([("max-runs", f"{rule}runs that are over")])

@@ -1,4 +1,4 @@
-"""A node's half of secure sums, between messages: none of them needs the base model, and one of them alone the rows."""
+"""A node's half of secure sums: its messages are handled without the base model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ __all__ = ["NodeSums", "Peers"]
 
 @dataclass(frozen=True)
 class Peers:
-    """A node's own key, and those of the clients that its own may be summed with.
+    """The node's own key, and the keys of clients with whose updates its own may be summed.
 
     Attributes:
         key: file with the node's private key; None signs nothing.
-        folder: with a public key ``ID.pub`` for every client; None: any keys are taken.
+        folder: folder with a public key ``ID.pub`` for every client; None accepts any keys.
     """
 
     key: Path | None = None
@@ -45,12 +45,12 @@ class Peers:
 @serialisable
 @dataclass(frozen=True)
 class StoredSums:
-    """What a node stores of sums for its client under one method.
+    """The state of secure sums that a node stores for its client under one method.
 
     Attributes:
-        run: identity of the run that it belongs to.
-        client: that it belongs to.
-        membership: of the client.
+        run: identity of the run.
+        client: id of the client.
+        membership: the client's membership in sums.
     """
 
     run: str
@@ -60,13 +60,13 @@ class StoredSums:
 
 @dataclass(frozen=True)
 class NodeSums:
-    """A client on its own machine in secure sums; what it remembers is stored before a reply leaves.
+    """A client's part in secure sums on its own machine; its state is stored before a reply leaves.
 
     Attributes:
-        store: outlives the message.
+        store: storage that outlives the message.
         run: identity of the run.
-        client: the node's.
-        peers: whose keys are which.
+        client: id of the node's client.
+        peers: keys that sign and check the keys of sums.
     """
 
     store: Store
@@ -75,21 +75,21 @@ class NodeSums:
     peers: Peers = Peers()
 
     def tell(self, ask: SumAsk) -> SumKeys | SumShares | SumSeeds | Refused:
-        """The reply to a message of a sum."""
+        """Replies to a message of a sum."""
         member = self._member(ask.method)
-        told = member.tell(ask)
+        reply = member.tell(ask)
         self._keep(ask.method, member)
-        return told
+        return reply
 
     def refusal(self, request: Request) -> Refused | None:
-        """Why a request is not worked for; see :meth:`Member.accepts`."""
+        """Why a request is refused, or None; see :meth:`Member.accepts`."""
         member = self._member(request.method)
         refusal = member.accepts(request)
         self._keep(request.method, member)
         return refusal
 
     def masked(self, request: Train, reply: Reply) -> Reply:
-        """The reply to a request with a masking, as it leaves."""
+        """The masked form of the reply to a request with a masking."""
         member = self._member(request.method)
         masked = member.masked(request, reply)
         self._keep(request.method, member)

@@ -1,7 +1,7 @@
-"""A node's own audit trail: who asked for what, under which settings, what left the node, and what was refused.
+"""A node's own audit trail: requests and their settings, replies that left the node, and refusals.
 
-A request is recorded before the node works on it, and a reply before it leaves. A node whose trail cannot be written
-does nothing.
+A request is recorded before the node works on it, and a reply before it leaves. If the trail cannot be written, the
+node refuses.
 """
 
 import json
@@ -48,9 +48,9 @@ class NodeTrail:
     """Records one message and the reply to it.
 
     Attributes:
-        folder: that the trail is in; None records nothing.
-        client: the node's.
-        trusted: file of whom the SuperNode trusts, whose keys are recorded; None records none.
+        folder: folder of the trail; None records nothing.
+        client: id of the node's client.
+        trusted: the SuperNode's file of trusted signers, whose names are recorded; None records none.
     """
 
     folder: Path | None
@@ -66,7 +66,7 @@ class NodeTrail:
         return cls(folder, client, trusted)
 
     def asked(self, message: Envelope) -> None:
-        """Records what a message of the right form asks for.
+        """Records the request in a message whose form was checked.
 
         Raises:
             RulesError: the trail cannot be written.
@@ -82,7 +82,7 @@ class NodeTrail:
                 trail.add("asked", client=self.client, **about)
 
     def left(self, message: Envelope, reply: object) -> None:
-        """Records a reply that is about to leave, and the settings of its request; :meth:`refused` records refusals.
+        """Records a reply that is about to leave and, once, the settings of its request; ignores refusals.
 
         Raises:
             RulesError: the trail cannot be written.
@@ -125,18 +125,18 @@ class NodeTrail:
                     trail.add("left", client=self.client, what="scores", **about)
 
     def refused(self, why: Sequence[str], told: str) -> None:
-        """Records that a message was refused, where the trail can be written.
+        """Records that a message was refused, if the trail can be written.
 
         Args:
-            why: sentences for the node alone.
-            told: the sentence for the server.
+            why: the reasons in full, which stay on the node.
+            told: the sentence that the server gets.
         """
         try:
             with self._written() as trail:
                 if trail is not None:
                     trail.add("refused", client=self.client, reason="; ".join(map(shown, why))[:LONG], told=told)
         except RulesError:
-            return  # the refusal says so already
+            return  # this is then the reason for the refusal
 
     @contextmanager
     def _written(self) -> Iterator[Trail | None]:
@@ -147,7 +147,7 @@ class NodeTrail:
             with locked(self.folder, "its audit trail", WAIT, LOCK):
                 trail = _open.pop(self.folder, None)
                 path = self.folder / AUDIT
-                # What another process of the node has written since is read.
+                # The trail is read again if another process of the node has written to it.
                 if trail is None or trail.size != (path.stat().st_size if path.exists() else 0):
                     trail = Trail.of(self.folder)
                 yield trail
@@ -157,7 +157,7 @@ class NodeTrail:
             raise RulesError([("audit", f"state-dir: its audit trail cannot be written: {error}")]) from error
 
     def _signers(self) -> list[str]:
-        """Names of the keys whose apps the node runs: one of them has signed the code that asks."""
+        """Names of the trusted keys, one of which has signed the app that handles the message."""
         assert self.trusted is not None
         try:
             with self.trusted.open(encoding="utf-8") as file:
@@ -168,5 +168,5 @@ class NodeTrail:
 
 
 def _spent(reply: Trained) -> dict[str, float]:
-    """What a client has spent of epsilon with a method, under differential privacy."""
+    """The epsilon that a client has spent with a method, under differential privacy; otherwise empty."""
     return {} if reply.epsilon is None else {"epsilon": reply.epsilon}

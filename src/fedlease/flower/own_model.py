@@ -1,4 +1,4 @@
-"""A client's own model on its own machine: a folder that PEFT reads, and that is a run folder of this one client."""
+"""Writes a client's own model on its own machine: a folder for PEFT that is also a run folder of this one client."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,28 +34,28 @@ def write_own_model(
     run: str,
     predictions: Mapping[str, list[Any]] | None = None,
 ) -> None:
-    """Writes the model of a client, private tensors and head included; whole or not at all.
+    """Writes the model of a client, with private tensors and head; the folder appears complete or not at all.
 
     Args:
         out: folder to make; an earlier model of this client there is replaced.
         loaded: settings and base model.
-        data: the client's rows; labels, counts and a SHA-256 of them are written.
-        method: that trained the model.
-        model: as it was scored, with private tensors and without candidates.
-        scores: of the model.
+        data: the client's rows, of which labels, counts and a SHA-256 are written.
+        method: the method that trained the model.
+        model: the model as it was scored, with private tensors and without candidates.
+        scores: scores of the model.
         run: identity of the run.
-        predictions: for the test rows, as a worker has them; None keeps none.
+        predictions: predictions for the test rows, as a worker has them; None writes none.
 
     Raises:
-        RunFolderError: ``out`` holds something else, such as another client's model, or cannot be written.
+        RunFolderError: ``out`` is something else, such as another client's model, or cannot be written.
         OSError, SafetensorError: it cannot be written.
     """
     settings = resolve_machine(loaded.settings.model_copy(update={"method": method, "baselines": ()}))
     base, task, card = loaded.base, loaded.resident.task, data.card()
     public = ModelSource(settings.model, settings.model, settings.revision).public_name
-    # Only a model of this client may be replaced, whatever folder the configuration names.
+    # The configuration may name any folder; only a model of this client may be replaced.
     if out.exists() and (not (out / CONFIG).is_file() or [*read_clients(out)] != [data.id]):
-        raise RunFolderError(f"{out} holds something else than a model of {data.id!r}; choose another folder")
+        raise RunFolderError(f"{out} is something else than a model of {data.id!r}; choose another folder")
     with new_folder(out, replace=True) as folder:
         start_run(
             folder,
@@ -63,7 +63,7 @@ def write_own_model(
             {data.id: card},
             card.fingerprint,
             loaded.base.warnings,
-            # So that whoever opens the folder writes nothing there.
+            # so that opening the folder later need not write anything
             made=loaded.made,
             identity=run,
             base_files=loaded.base_files,
@@ -77,7 +77,7 @@ def write_own_model(
             base_model_name_or_path=public,
             revision=settings.revision,
         )
-        # The model holds the chosen candidate, so nothing is left to choose.
+        # The model already has the chosen candidate.
         values = ClientScores(**replace(scores, choice=None).row(data.task))
         summary = Summary(
             method=method,
@@ -103,7 +103,7 @@ def write_own_model(
             "scores": {"routed": scores.metrics.get(task.metric), "own_expert": scores.own_expert},
             "experts": model.spec.num_experts,
             "summed": model.spec.mixer == "sum",
-            # The folder is read by fedlease, too, which takes the scale from ``clients.json``.
+            # for readers other than fedlease, which reads the scale from clients.json
             "scale": card.scale,
             "plugin": model.spec.mixer != "none",
         }

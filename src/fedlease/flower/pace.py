@@ -1,4 +1,4 @@
-"""How much of anything may pass in a time."""
+"""Limits the rate of requests and bytes."""
 
 import time
 from collections.abc import Callable
@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 __all__ = ["LARGEST", "MEGABYTES", "REQUESTS", "Pace"]
 
 LARGEST = 64
-"""MiB of the largest request; Flower cuts arrays into pieces of 5."""
+"""Largest request, in MiB; Flower cuts arrays into pieces of 5 MiB."""
 
 REQUESTS, MEGABYTES = 6000, 2048
-"""What a client may ask and send in a minute unless the operator says otherwise: a message of a large mixture is a
-request for each of its tensors, some thousand at once, and hardly any between two messages."""
+"""Default limits of a client in a minute: requests, and MiB sent. A message with a large mixture is one request per
+tensor, some thousand at once, with few requests between two messages."""
 
 
 @dataclass
 class Pace:
-    """An allowance that is whole after a minute, however much of it was used.
+    """An allowance that refills evenly, from empty to full in one minute (a token bucket).
 
     Attributes:
-        minute: what may pass in a minute, and at once after a minute without any.
-        clock: seconds that never go back.
+        minute: the full allowance.
+        clock: returns monotonic seconds.
     """
 
     minute: float
@@ -32,7 +32,7 @@ class Pace:
         self._left, self._at = self.minute, self.clock()
 
     def takes(self, amount: float = 1) -> bool:
-        """Takes an amount off the allowance; False, and nothing is taken, where it has less."""
+        """Takes an amount from the allowance; returns False, and takes nothing, if there is less left."""
         now = self.clock()
         self._left = min(self.minute, self._left + self.minute * (now - self._at) / 60)
         self._at = now

@@ -1,4 +1,4 @@
-"""What a node lets its server ask for: rules of the node alone, which every message must meet."""
+"""Rules of a node that limit what its server may ask for; only the node's operator sets them."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ from fedlease.storage.environment import is_identity
 __all__ = ["MAX_SETTINGS", "NodePolicy"]
 
 MAX_SETTINGS = 256 * 1024
-"""Characters of the settings in a message."""
+"""Most characters of the settings in a message."""
 
 OF_PRESETS = ("FacebookAI/roberta-large", "meta-llama/Llama-2-7b-hf")
 """Hub models that the shipped presets use."""
@@ -34,7 +34,7 @@ BOTH = "max-rank x max-experts"
 MIB = 2**20
 
 Broken = tuple[str, str]
-"""The name of a rule, and a sentence for the node's log."""
+"""Name of a broken rule, and a sentence for the node's log."""
 
 Budget = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 
@@ -43,81 +43,81 @@ _DEVICE = re.compile(r"[a-z]{1,10}(:[0-9]{1,2})?")
 
 
 class NodePolicy(Section):
-    """Rules of a node; where they stand is in ``rules_file.py``."""
+    """Rules of a node; ``rules_file.py`` reads them."""
 
     models: tuple[str, ...] = (*SHORT_NAMES, *OF_PRESETS)
-    """Base models that a message may name; a node with a ``model`` of its own uses that one."""
+    """Base models that a message may name, for nodes without a ``model`` of their own."""
     data_folders: tuple[Path, ...] = ()
-    """Folders under which ``data.path`` of a message may lie, for nodes without a ``data-dir``."""
+    """Folders in which ``data.path`` of a message may be, for nodes without a ``data-dir``."""
     columns: ColumnSettings = ColumnSettings()
-    """The node's own columns: rows are read by these, and a message may name these or the default ones."""
+    """Columns by which the node reads its rows; a message must name these or the default ones."""
     uploads: tuple[Literal["A", "B", "G", "head"], ...] = ("A", "B", "G")
     """Kinds of tensors that may leave: LoRA A and B, G (routers, cores, differences to weights), and the head."""
     max_labels: Positive = 1000
-    """Labels in the client's card."""
+    """Most labels in the client's card."""
     max_label_length: Positive = 100
-    """Characters of such a label."""
+    """Most characters of such a label."""
     max_epochs: Positive = 100
-    """Passes over the rows for one message, all stages together."""
+    """Most passes over the rows for one message, in all stages together."""
     max_stages: Positive = 16
-    """Stages of training in one message."""
+    """Most stages of training in one message."""
     max_rounds: Positive = 1000
-    """Rounds of a run; the node does at most three times as many tasks for it, since steps may be repeated."""
+    """Most rounds of a run; the node does at most three times as many tasks for it, since steps may be repeated."""
     max_rank: Positive = 128
-    """Rank of an adapter."""
+    """Largest rank of an adapter."""
     max_experts: Positive = 64
-    """Experts in a model, and candidates to choose from."""
+    """Most experts in a model, and most candidates to choose from."""
     max_batch: Positive = 1024
-    """Rows per optimiser step, and answers generated at once."""
+    """Most rows per optimiser step, and most answers generated at once."""
     max_tokens: Positive = 4096
-    """Tokens of a row."""
+    """Most tokens of a row."""
     max_new_tokens: Positive = 1024
-    """Tokens of a generated answer."""
+    """Most tokens of a generated answer."""
     max_batch_tokens: Positive = 65_536
-    """Rows per optimiser step times tokens of a row, which the memory for a step goes with."""
+    """Most tokens per optimiser step (rows times tokens of a row), which determine its memory."""
     max_threads: Positive = 256
-    """CPU threads."""
+    """Most CPU threads."""
     max_megabytes: Positive = 1024
-    """Tensors in one message, in MiB."""
+    """Most MiB of tensors in one message."""
     max_upload_megabytes: Positive = 1024
-    """Tensors that leave with one reply, in MiB."""
+    """Most MiB of tensors that leave with one reply."""
     max_runs: Positive = 100
-    """Runs whose state the node stores in its ``state-dir``."""
+    """Most runs whose state the node stores in its ``state-dir``."""
     keep_loaded: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] = 0.0
     """Seconds for which a process with the base model stays after a message, see ``worker_process.py``."""
     send_samples: Annotated[bool, Field(strict=True)] = False
     """Whether some test rows may go to the server in clear text, with the models' answers."""
     max_samples: Annotated[int, Field(ge=0)] = 10
-    """Such rows per method."""
+    """Most such rows per method."""
     max_epsilon: Budget = None
-    """Differential privacy is demanded, with at most this ``privacy.epsilon`` for a run; None: it is not demanded."""
+    """Largest ``privacy.epsilon`` of a run; None does not require differential privacy."""
     max_delta: Budget = None
-    """Likewise for ``privacy.delta``."""
+    """Largest ``privacy.delta`` of a run; likewise."""
     max_total_epsilon: Budget = None
-    """Likewise for the sum over all runs on these rows, see ``privacy_budget.py``."""
+    """Largest sum of ``privacy.epsilon`` over all runs on these rows, see ``privacy_budget.py``; likewise."""
     max_total_delta: Budget = None
-    """Likewise for the sum of ``privacy.delta``."""
+    """Largest sum of ``privacy.delta`` over all runs on these rows; likewise."""
     secure_sums: Annotated[bool, Field(strict=True)] = False
-    """Whether ``privacy.secure_sums`` is demanded: no update after the warm-up leaves without masks."""
+    """Whether ``privacy.secure_sums`` is required, so that no update after the warm-up leaves without masks."""
     max_sketch: Positive | None = None
-    """Whether ``privacy.sketch`` is demanded, with at most so many numbers; None: a warm-up may leave as it is."""
+    """Largest ``privacy.sketch``, in numbers; None does not require sketches of warm-ups."""
 
     def applied(self, settings: Settings, *, with_path: bool) -> Settings:
-        """The settings as the node uses them: its own columns, and ``data.path`` only where the node reads it."""
+        """The settings with the node's own columns, and without ``data.path`` unless ``with_path``."""
         data = settings.data.model_copy(update={"columns": self.columns})
         return settings.model_copy(update={"data": data if with_path else data.model_copy(update={"path": None})})
 
     def check(self, message: Envelope, settings: Settings, *, own_model: bool, own_rows: bool) -> None:
-        """Checks what a message asks for.
+        """Checks a message against the rules.
 
         Args:
-            message: from the server, of the right form.
-            settings: that it holds.
+            message: a message whose form was checked.
+            settings: the settings in it.
             own_model: whether the node's configuration names the model.
             own_rows: whether the node's configuration says where the rows are.
 
         Raises:
-            RulesError: it breaks rules; with a sentence for each.
+            RulesError: it breaks rules; the error has a sentence for each.
         """
         found = [*self._of_settings(settings, own_model=own_model, own_rows=own_rows)]
         if not is_identity(message.run):
@@ -128,14 +128,14 @@ class NodePolicy(Section):
             raise RulesError([*dict.fromkeys(found)])
 
     def check_client(self, rank: int, labels: tuple[str, ...]) -> None:
-        """Checks what only the node knows of its client.
+        """Checks what depends on the node's client.
 
         Args:
-            rank: that its adapter is to have.
-            labels: of its rows, which leave with its card.
+            rank: rank of its adapter by the settings.
+            labels: labels of its rows, which leave with its card.
 
         Raises:
-            RulesError: it breaks a rule.
+            RulesError: the rank or the labels break a rule.
         """
         longest = max(map(len, labels), default=0)
         pairs = (
@@ -147,10 +147,10 @@ class NodePolicy(Section):
             raise RulesError(found)
 
     def check_reply(self, reply: object) -> None:
-        """Checks what is about to leave, as it travels.
+        """Checks the size of a reply that is about to leave, in the form in which it is sent.
 
         Raises:
-            RulesError: it is more than a rule says.
+            RulesError: it has more bytes than a rule allows.
         """
         size = sum(tensor.nbytes for tensor in reply.update.tensors.values()) if isinstance(reply, Trained) else 0
         size = reply.values.nbytes if isinstance(reply, Masked) else size
@@ -177,7 +177,7 @@ class NodePolicy(Section):
             ]
             if task.phase == WARMUP and task.upload and self.max_sketch is not None:
                 modules = len(task.model.spec.target_modules)
-                # A whole number in each module may come to a few more.
+                # Rounding to a whole number in each module may add a few numbers.
                 if task.sketch is None or task.sketch.numbers * modules > self.max_sketch + modules:
                     yield (
                         "max-sketch",
@@ -189,7 +189,7 @@ class NodePolicy(Section):
         for model in models_of(request).values():
             pairs += [
                 ("rank", model.spec.r, self.max_rank, "max-rank"),
-                # Experts that are summed are one update, however they are cut.
+                # Experts that are summed amount to one update of their total rank.
                 ("rank of all experts", model.spec.r * model.spec.num_experts, self.max_rank * self.max_experts, BOTH)
                 if model.spec.mixer == "sum"
                 else ("num_experts", model.spec.num_experts, self.max_experts, "max-experts"),
@@ -218,8 +218,7 @@ class NodePolicy(Section):
             yield "uploads", f"head: 'shared' sends heads to the server, {own} may leave this node (uploads)"
         if not own_rows and data.path is not None and not self._may_read(data.path):
             path = shown(str(data.path))
-            said = f"data.path: this node reads rows in its own folders alone (data-folders), received {path!r}"
-            yield "data-folders", said
+            yield "data-folders", f"data.path: this node reads rows only in its data-folders, received {path!r}"
         if settings.seed >= 2**63:
             yield "seed", "seed: must be below 2 ** 63"
         yield from self._of_privacy(settings)
@@ -242,14 +241,14 @@ class NodePolicy(Section):
         yield from _beyond(pairs)
 
     def _of_privacy(self, settings: Settings) -> Iterator[Broken]:
-        """What is demanded of ``privacy.*``; a run without privacy has neither epsilon nor delta."""
+        """Rules for ``privacy.*`` that settings break."""
         given = settings.privacy
         if self.secure_sums and not given.secure_sums:
             yield "secure-sums", "privacy.secure_sums: must be true (secure-sums), received False"
         if self.max_sketch is not None and not 0 < (given.sketch or 0) <= self.max_sketch:
             asked_for = shown(given.sketch)
             yield "max-sketch", f"privacy.sketch: must be at most {self.max_sketch} (max-sketch), received {asked_for}"
-        # Without an epsilon there is no noise, whatever delta is.
+        # Without an epsilon there is no noise, and delta has no meaning.
         asked = (None, None) if given.epsilon is None else (given.epsilon, given.delta)
         bounds = (
             ("epsilon", self.max_epsilon, asked[0]),
@@ -268,14 +267,14 @@ class NodePolicy(Section):
 
 
 def _beyond(values: Iterable[tuple[str, int, int, str]]) -> Iterator[Broken]:
-    """Broken rules, for values, named, that are above their bound, which belongs to a rule."""
+    """Broken rules, from entries of (name of a value, value, largest value, name of the rule)."""
     for name, value, most, rule in values:
         if value > most:
             yield rule, f"{name}: must be at most {most} ({rule}), received {shown(value)}"
 
 
 def _kind(name: Any) -> str:
-    """The kind of a tensor by its name, as ``uploads`` has it."""
+    """The kind of a tensor in the terms of ``uploads``."""
     try:
         parsed = TensorName.parse(name)
     except (AttributeError, ValueError):

@@ -1,4 +1,4 @@
-"""What a client has given away of its privacy in all runs together: a ledger on its node, since runs add up."""
+"""A ledger on a node of the differential privacy that its client has spent in all runs, since spending adds up."""
 
 import logging
 import math
@@ -22,13 +22,13 @@ from fedlease.storage.run_folder import write_json
 __all__ = ["LEDGER", "PrivacyBudget"]
 
 LEDGER = "privacy_budget.json"
-"""Its file in a node's ``state-dir``: client -> run -> [epsilon, delta] of each promise that the run was begun with."""
+"""File in a node's ``state-dir``: client -> run -> [epsilon, delta] of each guarantee under which the run trained."""
 
 ROUNDED = 1 + 1e-9
-"""Three runs of 0.1 are within 0.3."""
+"""Tolerance for rounding, so that three runs of 0.1 are within 0.3."""
 
 WAIT = 60.0
-"""Seconds for another process of the node to enter its run."""
+"""Seconds to wait for another process of the node that uses the ledger."""
 
 log = logging.getLogger("flwr")
 
@@ -43,18 +43,18 @@ class PrivacyBudget:
 
     Attributes:
         folder: the node's ``state-dir``, if it has one.
-        policy: whose ``max-total-epsilon`` and ``max-total-delta`` bound the sums.
+        policy: the node's rules, of which ``max-total-epsilon`` and ``max-total-delta`` bound the sums.
     """
 
     folder: Path | None
     policy: NodePolicy
 
     def admit(self, message: Envelope, client: str, privacy: PrivacySettings) -> None:
-        """Lets a message of a run under differential privacy pass, and enters the run when it asks for training.
+        """Checks a message of a run under differential privacy, and enters the run if the message asks for training.
 
         Raises:
             ConfigError: the node has no ``state-dir``.
-            RulesError: as :meth:`enter`.
+            RulesError: see :meth:`enter`.
         """
         if self.folder is None:
             raise ConfigError(
@@ -65,19 +65,19 @@ class PrivacyBudget:
             self.enter(self.folder, client, message.run, privacy)
 
     def enter(self, folder: Path, client: str, run: str, privacy: PrivacySettings) -> None:
-        """Enters all that a run may spend, before it trains for the first time; a known run counts no more.
+        """Enters all that a run may spend before it trains for the first time; a known run is not counted again.
 
-        Epsilons add up, and deltas do, whatever the runs have to do with each other (basic composition: Dwork and
-        Roth, "The Algorithmic Foundations of Differential Privacy", 2014, theorem 3.16).
+        Epsilons and deltas of runs add up, even if the runs depend on each other (basic composition: Dwork and Roth,
+        "The Algorithmic Foundations of Differential Privacy", 2014, theorem 3.16).
 
         Args:
-            folder: that the ledger is in.
-            client: whose rows are trained on.
-            run: its identity.
-            privacy: of the run, with an epsilon.
+            folder: folder of the ledger.
+            client: id of the client whose rows are trained on.
+            run: identity of the run.
+            privacy: the run's privacy settings, with an epsilon.
 
         Raises:
-            RulesError: with this run they would be above what the node allows, or the ledger cannot be read or written.
+            RulesError: the sums with this run would exceed the node's limits, or the ledger cannot be read or written.
         """
         assert privacy.epsilon is not None
         path, promise = folder / LEDGER, [privacy.epsilon, privacy.delta]
@@ -93,10 +93,10 @@ class PrivacyBudget:
                     raise RulesError(broken)
                 write_json(path, ledger)
         except (OSError, RunFolderError) as error:
-            said = f"{LEDGER}: what was spent before cannot be known: {error}"
-            raise RulesError([("max-total-epsilon", said)]) from error
+            rule = f"{LEDGER}: what was spent before is not known: {error}"
+            raise RulesError([("max-total-epsilon", rule)]) from error
         sums = client, epsilon, delta, counted(len(runs), "run")
-        log.info("fedlease: %s may have spent epsilon %g at delta %g in %s, this one among them", *sums)
+        log.info("fedlease: %s may have spent epsilon %g at delta %g in %s, including this one", *sums)
 
     def _beyond(self, epsilon: float, delta: float) -> Iterator[tuple[str, str]]:
         """Rules that the sums break."""
@@ -106,8 +106,8 @@ class PrivacyBudget:
         ):
             if most is not None and total > most * ROUNDED:
                 rule = f"max-total-{name}"
-                said = f"all runs on these rows may have {most:g} ({rule}), with this one it is {total:g}"
-                yield rule, f"privacy.{name}: {said}"
+                limit = f"all runs on these rows may have {most:g} ({rule}), with this one it is {total:g}"
+                yield rule, f"privacy.{name}: {limit}"
 
 
 def _sums(runs: dict[str, list[list[float]]]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What a node says of proxies in its environment, which Flower's connections heed."""
+"""Warns of proxies in a node's environment, which Flower's connections use."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def proxies_notice(environment: Mapping[str, str]) -> str:
-    """One line where proxy variables are set, without their values, which may hold passwords; else empty."""
+    """A line that names the proxy variables that are set, not their values, which may contain passwords; or empty."""
     named = sorted(name for name in environment if name.lower() in PROXIES and environment[name])
     if not named:
         return ""

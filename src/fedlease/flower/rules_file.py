@@ -1,4 +1,4 @@
-"""Where a node's rules stand: in its own configuration, or in ``node.yaml`` beside its rows; never in a message."""
+"""Reads a node's rules from its configuration and from ``node.yaml`` beside its rows, never from a message."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["FILE", "policy_of"]
 FILE = "node.yaml"
 
 LISTS = ("data_folders", "models", "uploads")
-"""Rules whose values are lists, written with commas in a node's configuration, which holds texts."""
+"""Rules whose values are lists; in a node's configuration these are texts with commas."""
 
 _NAMES = {name.replace("_", "-"): name for name in NodePolicy.model_fields if name != "columns"} | {
     f"columns.{name}": f"columns.{name}" for name in ColumnSettings.model_fields
@@ -26,15 +26,14 @@ _NAMES = {name.replace("_", "-"): name for name in NodePolicy.model_fields if na
 
 
 def policy_of(node_config: Mapping[str, Any]) -> NodePolicy:
-    """A node's rules, read anew for every message, so that a change holds at once.
+    """A node's rules, read anew for every message, so that a change takes effect at once.
 
     Args:
-        node_config: of the node; its keys have dashes, and dots for columns: ``columns.text``. ``rules`` names a file;
-            without it that is ``node.yaml`` in ``data-dir``, where there is one.
+        node_config: the node's configuration; keys have dashes, and dots for columns: ``columns.text``. ``rules`` names
+            the file with rules, by default ``node.yaml`` in ``data-dir`` if it exists.
 
     Raises:
-        ConfigError: a value is outside its range, a key resembles a rule's and is none, or a rule stands in both
-            places.
+        ConfigError: a value is out of range, a key is not the name of a rule, or a rule is in both places.
     """
     faults, given = [], dict[str, Any]()
     for key, value in node_config.items():
@@ -45,10 +44,11 @@ def policy_of(node_config: Mapping[str, Any]) -> NodePolicy:
             faults.append(f"node-config: {key}: no such rule of a node{nearest(key, _NAMES)}")
     path, own = _place(node_config), dict[str, Any]()
     for key, value in _content(path).items() if path is not None else ():
-        if key not in _NAMES or key == "keep-loaded":  # which is no rule: the process that stays is asked for before
+        # keep-loaded is needed before this file is read, so it must be in the configuration
+        if key not in _NAMES or key == "keep-loaded":
             faults.append(f"{FILE}: {key}: no such rule of a node{nearest(key, _NAMES)}")
         elif _NAMES[key] in given:
-            faults.append(f"{FILE}: {key}: stands in node-config too; give it once")
+            faults.append(f"{FILE}: {key}: it is in node-config too; give it once")
         else:
             own[_NAMES[key]] = value
     try:
@@ -65,7 +65,7 @@ def policy_of(node_config: Mapping[str, Any]) -> NodePolicy:
 
 
 def _place(node_config: Mapping[str, Any]) -> Path | None:
-    """The file with a node's rules; None where there is none."""
+    """The file with a node's rules, or None."""
     if "rules" in node_config:
         return Path(str(node_config["rules"])).expanduser()
     if "data-dir" not in node_config:
@@ -84,7 +84,7 @@ def _content(path: Path) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ConfigError(f"{FILE}: {str(path)!r} must hold rules, as in max-rank: 16")
+        raise ConfigError(f"{FILE}: {str(path)!r} must have rules, as in max-rank: 16")
     flat = dict[str, Any]()
     for key, value in found.items():
         inner = value if key == "columns" and isinstance(value, dict) else None

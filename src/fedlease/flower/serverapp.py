@@ -26,15 +26,15 @@ def server_app(
     *,
     folder: Path | None = None,
 ) -> ServerApp:
-    """A ServerApp that runs what the run configuration says.
+    """A ServerApp that runs the settings of the run configuration.
 
-    Its keys: ``out``, the run folder (an unfinished run in it is resumed); ``config``, a YAML file, or ``preset``;
+    Its keys are: ``out``, the run folder (an unfinished run in it is resumed); ``config``, a YAML file, or ``preset``;
     ``set``, changes such as ``"rounds=5 train.lr=1e-3"``; all others are settings by their dotted names.
 
     Args:
         listeners: receive every event; None prints progress.
-        settings: makes settings of the run configuration; None is :func:`settings_of`.
-        folder: that a relative ``config`` starts from; None is where the SuperLink was started.
+        settings: makes settings from the run configuration; None is :func:`settings_of`.
+        folder: folder to which a relative ``config`` refers; None is that in which the SuperLink was started.
     """
     app = ServerApp()
 
@@ -56,7 +56,7 @@ def server_app(
             made = (settings or settings_of)(run)
             FedLeaseStrategy(made, Path(str(run["out"])), receivers).start(grid)
         except FedLeaseError as error:
-            # One line each, before the traceback that Flower prints of everything.
+            # One line per fault, before Flower's traceback.
             for line in str(error).splitlines():
                 log.error("fedlease: %s", line)
             raise
@@ -68,7 +68,7 @@ def settings_of(run: Mapping[str, Any]) -> Settings:
     """Settings from a run configuration.
 
     Raises:
-        ConfigError: an unknown name, or a value out of range; all faults at once.
+        ConfigError: there are unknown names or values out of range; the error has every fault.
     """
     overrides = {key: value for key, value in run.items() if key not in RESERVED and value != ""}
     path, preset = run.get("config") or None, run.get("preset") or None

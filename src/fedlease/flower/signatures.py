@@ -1,8 +1,8 @@
-"""Signatures of apps: a node's operator trusts code that somebody has read and signed, not the server.
+"""Signatures of apps, so that a node's operator need not trust the server but only whoever has signed the code.
 
-Flower's SuperNode checks them (``--trusted-entities``), and would take them from its hub alone. Here they are in a file
-on the server, from which :class:`~fedlease.flower.gate.Gate` attaches them to an app on its way to a node; the signer's
-key need not be on the server.
+Flower's SuperNode checks them (``--trusted-entities``), but its SuperLink gets them only from Flower's hub. Here they
+are in a file on the server, and :class:`~fedlease.flower.gate.Gate` attaches them to an app on its way to a node. The
+signer's key need not be on the server.
 """
 
 import base64
@@ -23,10 +23,10 @@ from fedlease.flower.keys import fingerprint, private_key, sign, text_of
 __all__ = ["Signatures", "sign_app"]
 
 MOST_BYTES = 2**20
-"""Largest file of signatures."""
+"""Largest file of signatures, in bytes."""
 
 LICENSED = {"valid_license": "Valid"}
-"""What a SuperNode asks for beside a signature; from Flower's hub it says that apps are verified at all."""
+"""An entry that a SuperNode requires besides signatures; Flower's hub sets it for apps that it has verified."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Signatures:
     """The signatures in a file.
 
     Attributes:
-        path: JSON: SHA-256 of an app -> name of a key -> ``signature`` and ``signed_at``.
+        path: JSON file: SHA-256 of an app -> name of a key -> ``signature`` and ``signed_at``.
     """
 
     path: Path
 
     def all(self) -> dict[str, Any]:
-        """What the file holds; nothing where there is none.
+        """The content of the file; empty if it does not exist.
 
         Raises:
-            ConfigError: it is no such file.
+            ConfigError: it is no file of signatures.
         """
         try:
             with self.path.open("rb") as file:
@@ -57,30 +57,29 @@ class Signatures:
         return found
 
     def of(self, app: bytes) -> dict[str, str]:
-        """The verifications that a SuperNode reads for an app; without any key's if nobody signed it.
+        """The verifications of an app for a SuperNode; these have no signature if nobody signed the app.
 
         Args:
-            app: as ``flwr build`` packs it.
+            app: the app's bytes, as ``flwr build`` packs it.
         """
         found = self.all().get(hashlib.sha256(app).hexdigest(), {})
         return {**{name: json.dumps(value) for name, value in found.items()}, **LICENSED}
 
 
 def sign_app(folder: Path, key: Path, out: Path, now: int) -> tuple[str, str, str]:
-    """Adds the signature of an app to a file; those of other keys and apps stay.
+    """Signs an app and adds the signature to a file, beside those of other keys and apps.
 
     Args:
-        folder: of the app.
-        key: Ed25519, of who has read it.
-        out: file with signatures.
+        folder: the app's folder.
+        key: file with the signer's private key, Ed25519.
+        out: file of signatures.
         now: seconds since 1970.
 
     Returns:
-        SHA-256 of the app as it is packed, the name of the key, and the key, as they stand in a node's file of whom it
-        trusts.
+        SHA-256 of the packed app, and the name and the text of the public key for a node's file of trusted signers.
 
     Raises:
-        ConfigError: no app, no such key, or no file of signatures.
+        ConfigError: ``folder`` is no app, ``key`` no such key, or ``out`` no file of signatures.
     """
     if not (folder / "pyproject.toml").is_file():
         raise ConfigError(f"DIR: {str(folder)!r} is no Flower app: it has no pyproject.toml")
@@ -89,7 +88,7 @@ def sign_app(folder: Path, key: Path, out: Path, now: int) -> tuple[str, str, st
         raise ConfigError(f"--key: {str(key)!r} must be Ed25519, which Flower asks for: ssh-keygen -t ed25519")
     try:
         packed = build_fab_from_disk(folder)
-    except Exception as error:  # whatever Flower's packing raises, of files that are the caller's
+    except Exception as error:  # Flower's packing may raise anything for the caller's files
         raise ConfigError(f"DIR: {str(folder)!r} cannot be packed: {error}") from error
     found, hash_ = hashlib.sha256(packed), hashlib.sha256(packed).hexdigest()
     name = fingerprint(own.public_key())

@@ -19,30 +19,30 @@ from fedlease.server.events import Listener
 __all__ = ["simulate"]
 
 RESTARTS = 3
-"""Times that a dead worker process is started again, with the task that it had."""
+"""Number of times that a dead worker process, or the task that it had, is started again."""
 
 
 def simulate(
     settings: Settings, out: Path, listeners: Sequence[Listener] = (), *, workers: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Runs the federation of the settings with one simulated node per client; the run folder is that of every engine.
+    """Runs the federation of the settings with one simulated node per client; the run folder is that of other engines.
 
-    The server is a thread of this process, clients run in worker processes that each hold the base model once. An
-    unfinished run in the folder is resumed. A worker that dies is replaced and its task repeated, which gives the same
-    bits; if that does not help, the run ends and can be resumed.
+    The server is a thread of this process. Clients run in worker processes, each of which has the base model in memory
+    once. An unfinished run in the folder is resumed. A worker that dies is replaced and its task repeated, with the
+    same result bit for bit; if that fails, the run ends and can be resumed.
 
     Args:
-        settings: of the run; ``threads`` is per worker.
+        settings: settings of the run; ``threads`` is per worker.
         out: run folder.
         listeners: receive every event.
-        workers: number of processes; None: the usable cores divided by ``threads``.
+        workers: number of processes; None is the number of usable cores divided by ``threads``.
 
     Returns:
         Method -> content of its ``summary.json``.
 
     Raises:
         MissingPackageError: Flower or Ray is not installed.
-        FedLeaseError: the same as for a run in one process.
+        FedLeaseError: for the same reasons as a run in one process.
     """
     quiet_libraries()
     try:
@@ -67,7 +67,7 @@ def simulate(
         settings, out, listeners, hand_over=True, fingerprint=federation.fingerprint(), skipped=federation.skipped
     )
     if (out / "nodes").is_symlink():  # its target would be deleted at the end
-        raise RunFolderError(f"{out / 'nodes'} is a link; a run folder holds files and folders alone")
+        raise RunFolderError(f"{out / 'nodes'} is a link; a run folder may only have files and folders")
     nodes = (out / "nodes").resolve()
     failed: list[BaseException] = []
     server = ServerApp()
@@ -104,14 +104,14 @@ def simulate(
         raise failed[0]
     if not strategy.summaries:
         raise RunFailedError("the simulation ended before the run did; the lines above say why")
-    # The run folder holds the nodes' private tensors now.
+    # The run folder has the nodes' private tensors now.
     shutil.rmtree(nodes, ignore_errors=True)
     return strategy.summaries
 
 
 @contextmanager
 def _quiet_ray() -> Iterator[None]:
-    """Silences Ray's lines on standard output, which report workers that end with the run as failures."""
+    """Silences Ray's lines on standard output, which report the normal end of workers as failures."""
     from ray._private import worker
 
     printed = worker.print_to_stdstream

@@ -1,4 +1,4 @@
-"""The server: any method of fedlease as a Flower strategy, with the run folder of every other engine."""
+"""The server: any method of fedlease as a Flower strategy, with the same run folder as other engines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,19 +44,19 @@ from fedlease.storage.summary import contents_of
 __all__ = ["FedLeaseStrategy", "resumed_settings"]
 
 MAY_DIFFER: Any = {**OF_A_CALL, "data": {"path"}, "device": True, "threads": True, "clients_per_step": True}
-"""Settings of a call or a machine, in which a resumed run keeps its own; rows are compared by their fingerprint."""
+"""Settings of a call or a machine, which may differ when a run is resumed; rows are compared by their fingerprint."""
 
 
 def resumed_settings(out: Path, wanted: Settings) -> Settings:
-    """The settings of the run in a folder that is resumed; those of the call are the ones given now.
+    """The settings with which a run is resumed: those in its folder, with the settings of a call from ``wanted``.
 
     Args:
         out: run folder.
         wanted: settings given now, with threads and device resolved.
 
     Raises:
-        RunFolderError: no run folder; or settings that differ from the run's and would have no effect: each with both
-            values.
+        RunFolderError: it is no run folder, or other settings differ, which would have no effect; the error has both
+            values of each.
     """
     found = read_settings(out)
     changed = changed_settings(found, wanted, MAY_DIFFER)
@@ -74,18 +74,18 @@ def resumed_settings(out: Path, wanted: Settings) -> Settings:
 class FedLeaseStrategy(Strategy):
     """Runs the method of the settings, and its baselines, over the nodes of a grid.
 
-    Flower's own loop knows one model and one kind of round. A warm-up in waves, another payload for every node, and
-    resuming from a checkpoint need another, so ``start`` is fedlease's, and ``num_rounds`` and ``initial_arrays`` come
-    from the settings. Messages are ``query.hello``, ``train.task``, which also scores the
-    model received, ``evaluate.score`` under sampling, ``evaluate.finish``, and ``query.sum`` for secure sums.
+    Flower's own loop has one model and one kind of round. A warm-up in waves, a payload of its own for every node, and
+    resuming from a checkpoint need more. So ``start`` is fedlease's own loop, and ``num_rounds`` and ``initial_arrays``
+    come from the settings. Messages are ``query.hello``, ``train.task``, which also scores the received model,
+    ``evaluate.score`` under sampling, ``evaluate.finish``, and ``query.sum`` for secure sums.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         out: run folder; an unfinished run in it is resumed.
         listeners: receive every event.
         hand_over: see :class:`~fedlease.server.transport.Channel`.
-        fingerprint: of all rows, if the server knows them; None makes one of the fingerprints in the clients' cards.
-        skipped: client -> why it takes no part, for clients without a node because their rows cannot be used.
+        fingerprint: fingerprint of all rows, if the server knows them; None derives one from the clients' cards.
+        skipped: client -> reason, for clients without a node because their rows cannot be used.
     """
 
     def __init__(
@@ -116,18 +116,19 @@ class FedLeaseStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
     ) -> Result:
-        """Runs to the end. Everything but ``grid`` is in the settings and refused here.
+        """Runs to the end; arguments other than ``grid`` are refused, since they are settings.
 
         Returns:
             The experts of the main method in ``arrays`` as ``experts.<e>.<name>``, and mean scores of its rounds.
 
         Raises:
-            InputError: settings or nodes are wrong, or the folder holds a run with other settings; nothing was trained.
-            RunFailedError: too few nodes or usable updates; the same call again resumes from the last complete round.
+            InputError: settings or nodes are wrong, or the folder has a run with other settings; nothing was trained.
+            RunFailedError: there are too few nodes or usable updates; the same call resumes from the last complete
+                round.
         """
         if initial_arrays is not None or num_rounds or timeout or train_config or evaluate_config or evaluate_fn:
             raise ConfigError(
-                "start: takes the grid alone; rounds, deadline and everything else are settings (rounds, "
+                "start: it takes only the grid; rounds, deadline and everything else are settings (rounds, "
                 "flower.deadline, ...)"
             )
         room = within_limits(f"the run in {self.out} stopped", "make room and run the same again", self.out)
@@ -169,7 +170,7 @@ class FedLeaseStrategy(Strategy):
         self, grid: Grid, run: str, settings: Settings, base: str, known: dict[ClientId, ClientCard]
     ) -> Connection:
         flower = settings.flower
-        # The name of Flower's grid for simulations, where nobody has a key.
+        # Flower's grid for simulations, in which nobody has a key
         simulated = self.hand_over or type(grid).__name__ == "InMemoryGrid"
         named = flower.client_keys if not simulated else None
         sent = settings.model_copy(update={"flower": flower.model_copy(update={"client_keys": None})})
@@ -204,7 +205,7 @@ class FedLeaseStrategy(Strategy):
             noted,
             made=loaded.made,
             identity=connection.hello.run,
-            # A node speaks for itself alone: it cannot exclude a client that takes part.
+            # A node speaks only for itself: it must not exclude a client that takes part.
             skipped={**self.skipped, **{name: why for name, why in connection.unusable.items() if name not in cards}},
             base_files=loaded.base_files,
         )
@@ -232,6 +233,6 @@ class FedLeaseStrategy(Strategy):
         return result
 
     def _never(self, *args: Any, **kwargs: Any) -> Any:
-        """Flower's own loop would call these inputs; :meth:`start` does not run it."""
+        """Stands in for abstract methods of Flower's own loop, which :meth:`start` does not run."""
 
     summary = configure_train = aggregate_train = configure_evaluate = aggregate_evaluate = _never

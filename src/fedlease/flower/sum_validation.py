@@ -1,4 +1,4 @@
-"""What a node requires of the messages of secure sums; what follows from earlier ones, the client's half looks at."""
+"""Checks the form of secure sums' messages on a node; the client's half checks them against earlier messages."""
 
 from fedlease.client.sum_messages import KEY, SEALED, SIGNATURE, AskKeys, AskSeeds, AskShares, Masking, SumAsk
 from fedlease.flower.bounds import WHOLE, Rule, broken, count, hexadecimal, line, named, number
@@ -6,7 +6,7 @@ from fedlease.flower.bounds import WHOLE, Rule, broken, count, hexadecimal, line
 __all__ = ["MOST_MEMBERS", "ask_fault", "masking_fault"]
 
 MOST_MEMBERS = 10_000
-"""Clients of a secure sum."""
+"""Most clients of a secure sum."""
 
 LINE = line()
 SESSION, SHARED, PUBLIC = hexadecimal(16), hexadecimal(SEALED), hexadecimal(KEY)
@@ -34,5 +34,5 @@ def ask_fault(ask: SumAsk) -> str:
 
 
 def masking_fault(masking: Masking) -> str:
-    """Likewise, of how an update is to be masked."""
+    """Why a masking in a request is not one that a server sends."""
     return broken(masking, {"session": SESSION, "sealed": named(SHARED, MOST_MEMBERS)})

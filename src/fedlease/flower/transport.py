@@ -1,4 +1,4 @@
-"""Clients on other machines, over Flower: requests go out in envelopes, replies are checked before they are used."""
+"""Clients on other machines, over Flower: requests are sent in envelopes, and replies are checked before their use."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from fedlease.tasks.base import Task
 __all__ = ["Checked", "FlowerTransport"]
 
 PER_NAME, PER_ROW, PER_EXPERT, PER_CELL = 512, 16, 16, 32
-"""Characters of JSON in a reply for a tensor or module, a test row, and an expert in a module."""
+"""Characters of JSON in a reply per tensor or module, test row, expert in a module, and count of a pair of labels."""
 
 NONE = frozenset[str]()
 LATE = NoReply("is late by the schedule, which says why")
@@ -35,12 +35,12 @@ log = logging.getLogger("flwr")
 
 @dataclass(frozen=True)
 class FlowerTransport:
-    """Sends requests to nodes; private tensors stay with them.
+    """Sends requests to nodes, which keep private tensors.
 
     Attributes:
-        connection: to the nodes.
-        traffic: counts what really travels, without arrays that a node has already.
-        samples: test rows that a client may send in clear text.
+        connection: connection to the nodes.
+        traffic: counts what is sent, without arrays that a node already has.
+        samples: most test rows that a client may send in clear text.
     """
 
     connection: Connection
@@ -48,16 +48,16 @@ class FlowerTransport:
     samples: int = 0
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
-        """The clients of the run, and those whose nodes have come since."""
+        """The clients of the run, including those whose nodes have joined since."""
         self.connection.discover()
         return dict(self.connection.cards)
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """All at once; replies in the order of the requests, when the last is there or the time is over."""
+        """Sends all requests at once; yields replies in their order once all have arrived or the time is over."""
         arrays, hello, shared = self.connection.arrays, self.connection.hello, Shared()
         packed = {c: pack(replace(hello, request=r), arrays.get(c, NONE), shared) for c, r in requests.items()}
         replies = self._exchange(requests, packed)
-        # A node that was restarted, or that replies from another process than before, gets everything.
+        # A node that was restarted, or replies from another process, lacks earlier arrays and gets everything.
         lacking = [client for client, reply in replies.items() if isinstance(reply, Lacking)]
         whole = {client: pack(replace(hello, request=requests[client]), NONE, shared) for client in lacking}
         packed |= whole
@@ -74,20 +74,20 @@ class FlowerTransport:
                 self.traffic.sealed(request)
             self.traffic.reply(reply)
             replies[client] = reply
-        # Only now: the server may take no more of them, and all have travelled.
+        # Yielding comes last, since the server may stop early although all replies were sent.
         yield from ((client, replies[client]) for client in requests if replies[client] is not LATE)
 
     def ask(self, asked: Mapping[ClientId, SumAsk]) -> Iterator[tuple[ClientId, Any]]:
-        """See :class:`~fedlease.server.secure_sums.Asking`; what nodes have of arrays stays as it is."""
+        """See :class:`~fedlease.server.secure_sums.Asking`; does not change which arrays nodes have."""
         packed = {client: pack(replace(self.connection.hello, request=ask)) for client, ask in asked.items()}
-        for client, told in self._exchange(asked, packed).items():
-            self.traffic.aside(asked[client], told)
-            yield client, told
+        for client, reply in self._exchange(asked, packed).items():
+            self.traffic.aside(asked[client], reply)
+            yield client, reply
 
     def _exchange(
         self, requests: Mapping[ClientId, Request | SumAsk], packed: Mapping[ClientId, Packed]
     ) -> dict[ClientId, Any]:
-        """Client -> its reply, unchecked, or why there is none."""
+        """Client -> its unchecked reply, or a refusal with the reason why there is none."""
         grid, nodes, deadline = self.connection.grid, self.connection.nodes, self.connection.deadline
         given = [r.seconds for r in requests.values() if isinstance(r, Train) and r.seconds is not None]
         limit = min([deadline, *given])
@@ -126,7 +126,7 @@ class FlowerTransport:
                     self.traffic.add("down", [(name, tensor)])
 
     def _size(self, client: ClientId, request: Request | SumAsk) -> Size:
-        """How large a reply may be; much larger ones are refused unread."""
+        """The expected size of a reply; much larger ones are refused unread."""
         if isinstance(request, SumAsk):
             return Size(tree=(PER_NAME + 2 * SEALED) * len(self.connection.cards))
         model = request.model
@@ -136,7 +136,7 @@ class FlowerTransport:
             return most if request.masking is None else replace(most, arrays=2 * most.arrays)
         if isinstance(request, Score):
             return Size()
-        # Numbers per row, counts of pairs of labels, usage per module and expert, samples, and what is handed over.
+        # numbers per row, counts of pairs of labels, usage per module and expert, samples, and private tensors
         most = _size(model.tensors) if request.hand_over else Size()
         usage = len(model.spec.target_modules) * (PER_NAME + PER_EXPERT * model.spec.num_experts)
         samples = self.samples * len(SAMPLE_KEYS) * ESCAPED * TEXT
@@ -147,16 +147,16 @@ class FlowerTransport:
 
 @dataclass(frozen=True)
 class Checked:
-    """A transport whose replies are right as a whole, or refused with what is wrong.
+    """A transport that replaces faulty replies by refusals.
 
     Attributes:
-        transport: gives replies as they came, after the filters.
+        transport: transport whose replies are checked, after the filters.
         cards: client -> its card.
         task: what clients optimise.
-        samples: test rows that a client may send in clear text.
-        private: whether clients train under differential privacy: losses and what is of single rows then stay with
-            them, and each says what it has spent.
-        summed: whether updates after the warm-up are means of several.
+        samples: most test rows that a client may send in clear text.
+        private: whether clients train under differential privacy, so that replies state the epsilon spent and have no
+            losses and nothing about single rows.
+        summed: whether updates after the warm-up are means of several clients.
     """
 
     transport: Transport
@@ -167,11 +167,11 @@ class Checked:
     summed: bool = False
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
-        """Those of the transport."""
+        """The clients of the transport."""
         return self.transport.clients()
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
-        """See :class:`~fedlease.server.transport.Transport`; why a client is not scored is logged."""
+        """See :class:`~fedlease.server.transport.Transport`; logs why a client is not scored."""
         for client, reply in self.transport.send(requests):
             request = requests[client]
             checked = self.checked(self.cards[client], request, reply)
@@ -181,7 +181,7 @@ class Checked:
             yield client, checked
 
     def checked(self, card: ClientCard, request: Request, reply: Any) -> Reply:
-        """A client's reply, or a refusal of it."""
+        """A client's reply, or a refusal if it is faulty."""
         fault = "" if isinstance(reply, Refused) else self._fault(card, request, reply)
         return Refused(fault) if fault else reply
 

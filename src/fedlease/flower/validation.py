@@ -1,8 +1,8 @@
-"""What server and nodes require of each other's messages, checked whole before anything of a message is used.
+"""Checks messages between server and nodes as a whole, before any part of them is used.
 
-Types are checked where a message is decoded (:mod:`fedlease.core.codec`); here are the limits of values and what must
-fit together. Every check gives a sentence, which is empty where nothing is wrong. A node then asks its own policy
-(``policy.py``) and compares tensors with its own base model (``model_validation.py``).
+Decoding checks types (:mod:`fedlease.core.codec`); this module checks the limits of values and whether they fit
+together. A check returns the fault as a sentence, or an empty text. A node then applies its own policy (``policy.py``)
+and compares tensors with its own base model (``model_validation.py``).
 """
 
 import re
@@ -41,16 +41,16 @@ __all__ = ["SAMPLE_KEYS", "card_fault", "form_fault", "models_of", "score_rule",
 SAMPLE_KEYS = {"prompt", "reference", "base", "answer"}
 
 MOST_MODULES = 10_000
-"""Modules that an adapter may adapt."""
+"""Most modules that an adapter may adapt."""
 
 MOST_NUMBERS = 10**6
-"""Numbers per module of a sketch."""
+"""Most numbers of a sketch per module."""
 
 MOST_EPSILON = 1000.0
 """Largest epsilon that a client may report as spent."""
 
 ROUNDING = 1e-5
-"""Excess over 1 that rounding can give a share."""
+"""Most by which rounding can make a share exceed 1."""
 
 LINE = line()
 SCALE = Rule(
@@ -63,7 +63,7 @@ LOSS_ALONE = Rule(
     lambda metrics: {*metrics} == {"loss"} and bounds.LOSS.holds(metrics["loss"]),
 )
 NO_METRICS = Rule("none", lambda found: not found)
-"""Under differential privacy a loss, which tells of train rows, stays at home."""
+"""Under differential privacy a loss does not leave, since it depends on train rows."""
 OF_REQUESTS = {"method": LINE, "accepted": WHOLE | NOTHING, "best": WHOLE | NOTHING}
 OF_STAGES = {
     "epochs": count(1),
@@ -134,9 +134,9 @@ def card_fault(card: ClientCard, max_labels: int, max_rows: int = bounds.MOST_RO
     """Why the card of a client cannot be used.
 
     Args:
-        card: as it came.
-        max_labels: that a client may have.
-        max_rows: train rows that it may state, since means are weighted by them.
+        card: the card as it was received.
+        max_labels: most labels of a client.
+        max_rows: most train rows that it may state, which are weights in means.
     """
     fault = client_id_fault(card.id) if card.id else "must not be empty"
     if fault or not LINE.holds(card.id):
@@ -163,11 +163,11 @@ def update_fault(
     """Why the reply to a task cannot be used.
 
     Args:
-        answer: of a client.
-        task: that it was given.
-        card: of the client that it was given to.
+        answer: the client's reply.
+        task: the task in the request.
+        card: the client's card.
         learnt: what clients optimise.
-        private: whether it trains under differential privacy.
+        private: whether the client trains under differential privacy.
         summed: whether the update may be the mean of several, see :mod:`fedlease.server.secure_sums`.
     """
     if not isinstance(answer, Trained):
@@ -199,12 +199,12 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
     """Why final scores cannot be used.
 
     Args:
-        scores: of a client.
-        task: of the run.
-        model: that was scored.
-        card: of the client.
-        samples: rows that may come in clear text.
-        private: whether what is of single rows stays with the client.
+        scores: the client's scores.
+        task: what clients optimise.
+        model: the model that was scored.
+        card: the client's card.
+        samples: most test rows that may be sent in clear text.
+        private: whether results of single rows must stay with the client.
     """
     if not isinstance(scores, FinalScores):
         return f"its reply holds no scores but a {type(scores).__name__}"
@@ -217,7 +217,7 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
         return "" if scores == empty else "it has no test rows, and sent scores of some"
     sample = f"{', '.join(sorted(SAMPLE_KEYS))}, texts of at most {bounds.TEXT} characters"
     score = score_rule(task)
-    # What a row adds to a metric that is no mean over rows lies within all rows' difference.
+    # a bound on the contribution of one row to a metric that is no mean over rows
     each = SHARE if task.headlines[task.metric].of_rows else number(-2 * test_rows, 2 * test_rows)
     rules = {
         "metrics": _metrics(task),
@@ -240,7 +240,7 @@ def scores_fault(scores: Any, task: Task, model: ClientModel, card: ClientCard, 
 
 
 def score_rule(task: Task) -> Rule:
-    """What a headline score must be."""
+    """The rule for a headline score."""
     return number(task.metrics[task.metric].lowest, 1)
 
 

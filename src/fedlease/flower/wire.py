@@ -1,6 +1,6 @@
-"""How messages travel: a JSON tree and arrays, never pickle, and checked before anything is used.
+"""Packs messages for Flower: a JSON tree and arrays, without pickle, checked before their use.
 
-An array is named by the SHA-256 of its content, so that one which a node has already is not sent again.
+The name of an array is the SHA-256 of its content, so that arrays which a node already has are not sent again.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ __all__ = ["Packed", "RecordError", "Shared", "fingerprint_of", "pack", "unpack"
 
 RECORD, ARRAYS, TREE = "fedlease", "arrays", "tree"
 MAX_TREE = 8 * 2**20
-"""Characters of JSON; the row scores of half a million rows, and the names of 16,000 tensors, take less."""
+"""Most characters of JSON; the row scores of half a million rows, or the names of 16,000 tensors, need fewer."""
 
 DTYPES = {
     "float32": torch.float32,
@@ -32,11 +32,11 @@ DTYPES = {
     "uint8": torch.uint8,
 }
 BFLOAT16 = "bfloat16"
-"""NumPy has no such type: the bits travel as uint16."""
+"""A type that NumPy lacks; its bits are sent as uint16."""
 
 
 class RecordError(ValueError):
-    """A message is not what :func:`pack` makes, or larger than it may be."""
+    """A message is malformed or too large."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Packed:
     """A value ready to be sent.
 
     Attributes:
-        record: content of a message.
+        record: the content of a message.
         names: SHA-256 of every array that the value needs, sent or not.
-        sent: SHA-256 of those in the record.
+        sent: SHA-256 of every array in the record.
     """
 
     record: RecordDict
@@ -55,7 +55,7 @@ class Packed:
 
 
 def fingerprint_of(tensor: Tensor) -> str:
-    """SHA-256 over type, shape and values, hexadecimal."""
+    """SHA-256 over a tensor's type, shape and values, in hexadecimal digits."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(_bits(tensor).tobytes())
     return digest.hexdigest()
@@ -63,11 +63,11 @@ def fingerprint_of(tensor: Tensor) -> str:
 
 @dataclass
 class Shared:
-    """What the messages of one step share: the experts that all clients get are hashed and copied once.
+    """A cache for the messages of one step, so that tensors which several clients get are hashed and copied once.
 
     Attributes:
-        names: id of a tensor -> the tensor, which keeps the id from being reused, and its SHA-256.
-        arrays: SHA-256 -> as it is sent.
+        names: ``id`` of a tensor -> its SHA-256, and the tensor, which keeps the ``id`` from being reused.
+        arrays: SHA-256 -> Flower's array.
     """
 
     names: dict[int, tuple[Tensor, str]] = field(default_factory=dict)
@@ -81,12 +81,12 @@ class Shared:
 
 
 def pack(value: object, known: Collection[str] = frozenset(), shared: Shared | None = None) -> Packed:
-    """A value as a message's content.
+    """Packs a value into the content of a message.
 
     Args:
         value: anything that :mod:`fedlease.core.codec` can write.
-        known: SHA-256 of arrays that the receiver has and that are left out.
-        shared: with the messages that were packed before; tensors must not change meanwhile.
+        known: SHA-256 of arrays that are left out because the receiver has them.
+        shared: cache that several messages use, between which tensors must not change.
     """
     shared = Shared() if shared is None else shared
     tree, tensors = encode(value)
@@ -103,19 +103,19 @@ def pack(value: object, known: Collection[str] = frozenset(), shared: Shared | N
 def unpack(
     record: RecordDict, max_bytes: int, bank: Mapping[str, Tensor] | None = None, *, max_tree: int = MAX_TREE
 ) -> tuple[Any, dict[str, Tensor], tuple[str, ...]]:
-    """The value of a message.
+    """Reads the value of a message.
 
     Args:
-        record: content of the message.
-        max_bytes: largest sum of the arrays' sizes; nothing is decoded before this is known to hold.
-        bank: SHA-256 -> array, for those that may have been left out.
+        record: the content of the message.
+        max_bytes: most bytes of all arrays, checked before anything is decoded.
+        bank: SHA-256 -> array, for arrays that were left out.
         max_tree: most characters of JSON, likewise.
 
     Returns:
-        The value, or None if arrays are lacking; its arrays by SHA-256; the SHA-256 of those that are lacking.
+        The value, or None if arrays are missing; its arrays by SHA-256; and the SHA-256 of the missing ones.
 
     Raises:
-        RecordError: it is malformed, too large, or an array is not what its name says.
+        RecordError: it is malformed or too large, or the content of an array does not fit its name.
     """
     try:
         arrays, text = record.array_records[ARRAYS], record.config_records[RECORD][TREE]
@@ -157,7 +157,7 @@ def _bits(tensor: Tensor) -> Any:
 
 
 def _tensor(name: str, array: Array, written: str | None) -> Tensor:
-    """The tensor of an array whose size fits its type and shape, and whose content fits its name."""
+    """Reads an array into a tensor; checks its size against its type and shape, and its content against its name."""
     dtype = "uint16" if written == BFLOAT16 else array.dtype
     if array.dtype != dtype or (dtype not in DTYPES and written != BFLOAT16):
         raise RecordError(f"array {name[:12]} is of type {array.dtype!r}, known are {', '.join(DTYPES)}, {BFLOAT16}")
@@ -171,7 +171,7 @@ def _tensor(name: str, array: Array, written: str | None) -> Tensor:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, by_columns, stated = read(stream)
-    except Exception as error:  # NumPy parses the header as Python text: whatever that raises is the sender's fault
+    except Exception as error:  # NumPy parses the header as Python text, which may raise anything
         raise RecordError(f"array {name[:12]} cannot be read: {type(error).__name__}") from error
     if (shape, by_columns, stated, expected) != (tuple(array.shape), False, np.dtype(dtype), size - stream.tell()):
         raise RecordError(f"array {name[:12]} is not of the type and shape that the message states")

@@ -1,8 +1,8 @@
-"""A process of a node that stays between messages: it imports torch and loads the base model once, not every time.
+"""A process of a node that stays between messages, so that torch and the base model are loaded only once.
 
 In a deployment Flower starts a process for every message. With ``keep-loaded`` in the node's configuration that process
-is a thin one, which hands the message to this one over a socket in a folder of the user's own, and starts it first if
-need be. It ends after so many seconds without a message, and with the SuperNode. It computes the same.
+only passes the message to this one, over a socket in a folder of the user's own, and starts it first if necessary. This
+process ends after ``keep-loaded`` seconds without a message, or with the SuperNode. Results are the same.
 """
 
 import fcntl
@@ -32,25 +32,25 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 __all__ = ["Worker", "ask", "worker_of"]
 
 START = 300.0
-"""Seconds that the process may take until it listens; importing torch on a busy machine takes ten."""
+"""Seconds that the process has until it listens; importing torch on a busy machine takes ten."""
 
 TICK = 0.5
 READY = b"+"
 log = logging.getLogger("flwr")
-# They outlive what started them: nobody waits for them.
+# references to processes that outlive this one, for which nobody waits
 _started: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What identifies the process: each app, SuperNode and way of reading rows has its own.
+    """Identifies the process; each app, SuperNode and way of reading rows has its own.
 
     Attributes:
         idle: seconds without a message after which it ends.
-        watched: id of the process that it ends with.
-        load: module and name of the function that gives the rows; None reads them as the node configuration says.
+        watched: id of the process with which it ends.
+        load: module and name of the function that returns the rows; None reads them as the node configuration says.
         state_dir: see :func:`~fedlease.flower.clientapp.client_app`.
-        path: where modules are found.
+        path: ``sys.path`` of the process.
     """
 
     idle: float
@@ -60,7 +60,7 @@ class Worker:
     path: tuple[str, ...]
 
     def place(self) -> Path:
-        """Its socket, in a folder that only this user can enter.
+        """The path of its socket, in a folder that only this user can enter.
 
         Raises:
             PermissionError: the folder is another user's, or open to others.
@@ -70,12 +70,12 @@ class Worker:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise PermissionError(f"{folder} must be a folder that belongs to this user and is closed to others")
-        # Short: the name of a socket has at most some hundred characters.
+        # Paths of sockets are limited to about a hundred characters.
         return folder / hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:20]
 
 
 def worker_of(load: Any, state_dir: Path | None, idle: float) -> Worker | None:
-    """The process that replies in place of this one; None where there can be none. Arguments as for :class:`Worker`."""
+    """The process that replies in place of this one, or None if there can be none; see :class:`Worker`."""
     named = None
     if load is not None:
         named = (getattr(load, "__module__", ""), getattr(load, "__qualname__", ""))
@@ -89,10 +89,10 @@ def worker_of(load: Any, state_dir: Path | None, idle: float) -> Worker | None:
 
 
 def ask(worker: Worker, content: RecordDict, context: Context) -> RecordDict:
-    """Has the process reply to a message, and updates ``context.state``.
+    """Lets the process reply to a message, and updates ``context.state``.
 
     Raises:
-        PermissionError: the folder of sockets is not this user's alone.
+        PermissionError: the folder of sockets belongs to another user or is open to others.
         RuntimeError: the process could not be started, ended before it replied, or raised an error.
     """
     place = worker.place()
@@ -119,7 +119,7 @@ def _connect(place: Path) -> Connection | None:
     except OSError:
         return None
     with suppress(EOFError, OSError):
-        # Without this sign it was about to end.
+        # A process that was about to end sends no such sign.
         if connection.recv_bytes() == READY:
             return connection
     connection.close()
@@ -131,7 +131,7 @@ def _start(worker: Worker, place: Path) -> Connection:
     command = [sys.executable, "-m", "fedlease.flower.worker_process", str(place), json.dumps(asdict(worker))]
     # The package may have been found on a path that this process added.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    # In the session of the SuperNode, so that Ctrl-C reaches it, and with its terminal for what it logs.
+    # It stays in the session of the SuperNode, so that Ctrl-C reaches it, and logs to the same terminal.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
     _started.append(process)
     until = time.monotonic() + START
@@ -161,7 +161,7 @@ def _receive(connection: Connection) -> tuple[dict[str, Any], list[RecordDict]]:
 def _serve(place: Path, worker: Worker) -> None:
     sys.path[:] = worker.path
     load = getattr(importlib.import_module(worker.load[0]), worker.load[1]) if worker.load else None
-    # What takes long, before it listens.
+    # slow imports come before it listens
     from fedlease.flower.handler import handle
 
     state_dir = Path(worker.state_dir) if worker.state_dir else None
@@ -187,7 +187,7 @@ def _reply(connection: Connection, handle: Any, load: Any, state_dir: Path | Non
     context = Context(node["run_id"], node["node_id"], node["node_config"], state, {})
     try:
         reply = handle(content, context, load, state_dir)
-    except Exception as error:  # the caller raises it, as if it had replied itself
+    except Exception as error:  # sent to the caller, which raises it
         traceback.print_exc()
         _send(connection, {"error": f"{type(error).__name__}: {error}"})
         return
@@ -209,7 +209,7 @@ def _end_with(watched: int, place: Path) -> None:
 
 def _tidy(place: Path) -> None:
     place.unlink(missing_ok=True)
-    # Whoever holds it may start a second process, which does no harm and ends when idle.
+    # A process that has this lock may start a second worker, which is harmless and ends when idle.
     place.with_suffix(".lock").unlink(missing_ok=True)
 
 

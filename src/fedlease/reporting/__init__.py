@@ -1,4 +1,4 @@
-"""Output of a run for people: terminal, trackers, tables, pages and model cards.
+"""Presents runs to people: terminal, trackers, tables, pages and model cards.
 
-Nothing is trained or scored here, and no page needs a network.
+Training and scoring do not belong here, and no page may need a network.
 """

@@ -1,4 +1,4 @@
-"""The page that a data protection officer files: who took part, who saw what, what was refused, and what protects."""
+"""Renders an audit trail as a page for data protection officers: participants, data sent, refusals and protection."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ HELD = {
     "masked update": "tensors, which can be read in the sum alone",
     "unmasking of a sum": "shares that take the masks off the sum",
 }
-"""What left a node without tensors that can be read by themselves; anything else is a score."""
+"""Kind of data that left a node, other than readable tensors -> its content; other kinds are scores."""
 
 
 def audit_page(folder: Path, lines: Lines) -> str:
-    """The page in Markdown, from the lines of a trail that was verified.
+    """Renders the page in Markdown, from the lines of a verified trail.
 
     Args:
-        folder: of the run, or of a node.
-        lines: of its trail.
+        folder: folder of the run, or of a node.
+        lines: lines of its trail.
     """
     first, last = lines[0], lines[-1]
     own = any(line["kind"] in ("asked", "left") for line in lines)
@@ -86,7 +86,7 @@ def _promise(epsilon: float | None, delta: float | None) -> str:
 
 
 def _clients(lines: Lines) -> list[str]:
-    """Tabulates the participants, what each was sent and what came back."""
+    """Tabulates the participants with the data that each was sent and has sent."""
     layouts = {line["layout"]: line["shapes"] for line in lines if line["kind"] == "layout"}
     cards = {line["client"]: line for line in lines if line["kind"] == "joined"}
     rows = []
@@ -121,7 +121,7 @@ def _clients(lines: Lines) -> list[str]:
 
 
 def _spent(lines: Lines) -> str:
-    """Epsilon that a client has spent with each method."""
+    """The epsilon that a client has spent with each method."""
     most: dict[str, float] = {}
     for line in lines:
         if "epsilon" in line:
@@ -130,7 +130,7 @@ def _spent(lines: Lines) -> str:
 
 
 def _asked(lines: Lines) -> list[str]:
-    """Requests to a node: who asked, for what, and under which settings."""
+    """Tabulates the requests to a node: run, settings, kinds of requests and signers of the code."""
     runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
         if line["kind"] == "asked":
@@ -154,7 +154,7 @@ def _asked(lines: Lines) -> list[str]:
 
 
 def _promised(settings: Any) -> str:
-    """The epsilon of settings that a server sent, which are recorded when something leaves by them."""
+    """The epsilon in settings that a server sent; settings are recorded only if data left under them."""
     if settings is None:
         return "nothing left"
     epsilon = settings.get("privacy", {}).get("epsilon") if isinstance(settings, dict) else None
@@ -162,7 +162,7 @@ def _promised(settings: Any) -> str:
 
 
 def _left(lines: Lines) -> list[str]:
-    """Data that left a node."""
+    """Tabulates the data that left a node."""
     layouts = {line["layout"]: line["shapes"] for line in lines if line["kind"] == "layout"}
     left: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
@@ -172,7 +172,7 @@ def _left(lines: Lines) -> list[str]:
     for (client, what), found in sorted(left.items()):
         kinds = sorted({_kind(name) for line in found for name in layouts.get(line.get("layout"), ())})
         if what == "sketch of a warm-up":
-            # A sketch has the name of the tensor that stays.
+            # A sketch has the name of the tensor from which it was made.
             kinds = sorted(f"sketch of {kind}" if kind == KINDS["B"] else kind for kind in kinds)
         samples = sum(line.get("samples", 0) for line in found)
         size = sum(line.get("bytes", 0) for line in found)

@@ -1,4 +1,4 @@
-"""How far a run is: live bars on a terminal, one bar in a notebook, a line at least every half minute elsewhere."""
+"""Shows the progress of a run: live bars on a terminal, one bar in a notebook, a line every half minute elsewhere."""
 
 import threading
 import time
@@ -22,35 +22,35 @@ from fedlease.reporting.formats import escape, human_seconds
 __all__ = ["EVERY", "Bars", "Lines", "LiveBars", "NotebookBar", "Standing", "bars_on"]
 
 EVERY = 30.0
-"""Seconds between two lines where nothing can be drawn over."""
+"""Seconds between two lines of text."""
 
 REFRESH = 0.1
-"""Seconds between updates of a drawn line."""
+"""Least number of seconds between updates of a bar."""
 
 BAR = 10
-"""Characters; leaves room for the batch line on a terminal of 80."""
+"""Width of a bar in characters, which leaves room for client, batch and loss on a terminal of 80."""
 
 SPEED_WINDOW = 3600.0
-"""Seconds that the remaining time is judged by; a round may take many minutes."""
+"""Seconds over which the speed is estimated; a round may take many minutes."""
 
 
 @dataclass
 class Standing:
-    """How far a method is.
+    """The progress of a method.
 
     Attributes:
         method: its name.
-        first: steps that were done when it was begun or resumed here.
-        done: steps, which are waves of the warm-up and rounds.
-        total: steps; None before the first.
-        step: name of the current one, such as ``experts 2``; empty between steps.
-        asked: clients of the current step.
-        answered: those that are through.
+        first: number of steps that were done when the method was begun or resumed.
+        done: number of steps done; steps are waves of the warm-up and rounds.
+        total: number of all steps; None before the first.
+        step: name of the current step, such as ``experts 2``; empty between steps.
+        asked: number of clients of the current step.
+        answered: number of these that have finished.
         client: the client that trains, or trained last.
-        batch: its batches done.
-        batches: its batches.
-        loss: of the last batch.
-        begun: when the method was begun, by the monotonic clock.
+        batch: number of its batches done.
+        batches: number of its batches; 0 between clients.
+        loss: loss of the last batch.
+        begun: time when the method was begun or resumed, by the monotonic clock.
     """
 
     method: str
@@ -68,13 +68,13 @@ class Standing:
 
     @property
     def completed(self) -> float:
-        """Steps with the part of the current one that is done."""
+        """Number of steps done, including the completed part of the current one."""
         current = self.batch / self.batches if self.batches else 0.0
         return self.done + min(1.0, (self.answered + current) / self.asked if self.asked else 0.0)
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest will take at the speed so far; None as long as nothing is done."""
+        """Estimated seconds left, at the speed so far; None if nothing was done yet."""
         gained = self.completed - self.first
         if self.total is None or gained <= 0:
             return None
@@ -86,7 +86,7 @@ class Standing:
         return f"{self.client} {self.batch}/{self.batches} loss {self.loss:.3f}" if self.batches else ""
 
     def line(self) -> str:
-        """Everything in one line."""
+        """The progress in one line."""
         if not self.step:
             scored = self.total is not None and self.done >= self.total
             return f"{self.method}: {'scores every client' if scored else 'is under way'}"
@@ -99,33 +99,33 @@ class Standing:
 
 
 class Bars(Protocol):
-    """Shows how far a run is."""
+    """Shows the progress of a run."""
 
     def waits(self, what: str) -> None:
-        """Something begins that has no steps, such as loading a model."""
+        """Shows that something without steps begins, such as loading a model."""
 
     def begin(self, now: Standing) -> None:
-        """A method begins, or goes on."""
+        """Shows that a method begins or is resumed."""
 
     def step(self, now: Standing) -> None:
-        """A step begins."""
+        """Shows that a step begins."""
 
     def show(self, now: Standing) -> None:
-        """Something was done."""
+        """Shows progress within a step."""
 
     def close(self) -> None:
-        """Takes away what is drawn; safe to call at any time."""
+        """Removes what is drawn; may be called at any time."""
 
 
 def bars_on(console: Console) -> Bars:
-    """The kind of bar that suits a console."""
+    """The kind of progress display that suits a console."""
     if console.is_jupyter:
         return NotebookBar(console)
     return LiveBars(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)
 
 
 class LiveBars:
-    """Two bars that are drawn over: steps, and the clients of the current one."""
+    """Two live bars: the steps, and the clients of the current step."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -185,7 +185,7 @@ class LiveBars:
 
 
 class NotebookBar:
-    """One bar per method: a widget where ipywidgets is installed, else text."""
+    """One bar per method: a widget if ipywidgets is installed, otherwise text."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -200,7 +200,7 @@ class NotebookBar:
         """See :class:`Bars`."""
         self.close()
         with warnings.catch_warnings():
-            # That widgets are not installed.
+            # tqdm warns if widgets are not installed.
             warnings.simplefilter("ignore")
             from tqdm.auto import tqdm
 
@@ -227,10 +227,10 @@ class NotebookBar:
 
 
 class Lines:
-    """Lines from a thread of its own, so that they come also while a batch or an answer takes long.
+    """Prints lines from a thread of its own, so that they appear even during a slow batch or generation.
 
     Args:
-        console: where to.
+        console: where lines are printed.
         every: seconds between two lines.
     """
 

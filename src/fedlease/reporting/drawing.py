@@ -1,4 +1,4 @@
-"""Common parts of all figures: their form, distinguishable colours, text that plotly may draw, axes and lines."""
+"""Common parts of all figures: their data class, colours, safe text for plotly, axes and lines."""
 
 import html
 from dataclasses import dataclass
@@ -23,24 +23,24 @@ __all__ = [
 ]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
-"""Distinguishable with any colour vision, on light and on dark ground."""
+"""Colours that are distinguishable with any colour vision, on light and on dark backgrounds."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down", "pentagon", "hexagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and what stands in for it.
+    """A figure, with a summary and a table for readers who cannot see it.
 
     Attributes:
-        id: unique in a page.
-        title: its caption's first words.
+        id: identifier, unique in a page.
+        title: title of the figure.
         summary: one or two sentences that say what it shows.
         data: plotly traces.
-        layout: plotly layout, without colours of ground and ink, which the page sets.
-        height: pixels.
+        layout: plotly layout, without colours of background and text, which the page sets.
+        height: height in pixels.
         header: column titles of the table with its data.
-        rows: that table.
+        rows: rows of that table.
     """
 
     id: str
@@ -54,17 +54,17 @@ class Figure:
 
 
 def clean(text: str) -> str:
-    """Text of unknown origin without control characters and without marks that turn the reading direction.
+    """Text of unknown origin without control characters and marks that change the reading direction.
 
-    The two joiners stay: Persian, Hindi and joined emoji are misspelt without them.
+    The two joiners stay, since Persian, Hindi and joined emoji are misspelt without them.
     """
     return printable(text, keep=JOINERS)
 
 
 def label(text: str, longest: int = 60) -> str:
-    """Text as plotly may draw it: plotly reads pseudo-HTML in every text, so that markup is escaped.
+    """Text that plotly can draw safely: markup is escaped, since plotly interprets HTML-like tags in every text.
 
-    Long text loses its middle: names often begin alike and end in a number.
+    Long text loses its middle, since names often begin alike and end in a number.
     """
     shown = clean(text)
     if len(shown) > longest:
@@ -88,12 +88,12 @@ def line_trace(number: int, name: str, x: list[Any], y: list[Any], texts: list[s
     """A line with markers in the style of the method or task of this number.
 
     Args:
-        number: picks colour, dashes and symbol.
-        name: for legend and hover.
-        x: places.
+        number: selects colour, dashes and symbol.
+        name: name for legend and hover boxes.
+        x: coordinates.
         y: values.
-        texts: what hovering says of each value.
-        unit: of ``x``.
+        texts: texts of the hover boxes, one per value.
+        unit: unit of ``x``.
     """
     shown = [f"{label(name)}<br>{unit} {label(str(at))}: {text}" for at, text in zip(x, texts, strict=True)]
     return {
@@ -105,12 +105,12 @@ def line_trace(number: int, name: str, x: list[Any], y: list[Any], texts: list[s
 
 
 def level_line(level: float | None, name: str, text: str | None = None) -> dict[str, Any]:
-    """Shapes and annotations of a layout for a dashed line across the plot; none where the level is unknown.
+    """Shapes and annotations of a layout for a dashed line across the plot; none if the level is unknown.
 
     Args:
-        level: where the line is, a score in [0, 1] where ``text`` is None.
-        name: what it stands for.
-        text: the level as it is shown; None shows it in %.
+        level: vertical coordinate of the line; a score in [0, 1] if ``text`` is None.
+        name: name of the level.
+        text: text for the level; None shows it in %.
     """
     if level is None:
         return {}
@@ -123,12 +123,12 @@ def level_line(level: float | None, name: str, text: str | None = None) -> dict[
 
 
 def passes_axis(last: int, *, scored: bool) -> dict[str, Any]:
-    """The axis of score curves up to ``last`` passes; of method names where no round was scored."""
+    """The axis of score curves up to ``last`` passes, or of method names if no round was scored."""
     if not scored:
         return axis("final scores: rounds were not scored", type="category")
     return axis("passes over the rows", **({"dtick": 1} if last <= 20 else {}))
 
 
 def in_percent(value: float | None) -> float | None:
-    """A score in [0, 1] as plotly gets it."""
+    """A score in [0, 1] as a rounded percentage."""
     return None if value is None else round(100 * value, 2)

@@ -1,4 +1,4 @@
-"""Printed scores of a file that has labels."""
+"""Prints scores of predictions for a file that has labels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ from fedlease.tasks.metric_words import of_metric, short_name
 __all__ = ["render_file_scores"]
 
 MOST_LABELS = 20
-"""Labels that are shown; of more, those with the fewest rows."""
+"""Most labels that are shown; if there are more, those with the fewest rows."""
 
 
 def render_file_scores(content: Mapping[str, Any], console: Console) -> None:
-    """Prints scores, the labels that are never predicted first, from the content that ``--scores`` writes."""
+    """Prints the content that ``--scores`` writes; labels that are never predicted come first."""
     classes = ClassScores.model_validate(content["classes"]) if "classes" in content else None
     found = never_predicted({content["client"]: classes} if classes else {})
     missed = [f"{label!r} ({support})" for _, label, support, _ in found]

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them, on a terminal, on a page and in Markdown."""
+"""Formats numbers and names for people."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,18 +20,18 @@ __all__ = [
 
 
 LABELS = 6
-"""More labels of a client are only counted."""
+"""Most labels of a client that are named; more are only counted."""
 
 
 def counts_by_label(counts: Mapping[str, tuple[int, int]]) -> str:
-    """``"no: 12+3, yes: 6+0"``, the train and test rows of a label; of many the first ones and how many more."""
+    """Train and test rows of each label, as ``"no: 12+3, yes: 6+0"``; only counts labels beyond :data:`LABELS`."""
     return listed([f"{label}: {train:,}+{test:,}" for label, (train, test) in counts.items()], LABELS)
 
 
 def target_column(
     by_label: Mapping[str, Mapping[str, tuple[int, int]]], scales: Mapping[str, tuple[float, float] | None]
 ) -> tuple[str, Mapping[str, str]]:
-    """The title of the column of what is to be predicted, and its text by client; empty where that is a text.
+    """Title and texts (by client) of the column that describes the targets; empty for generation.
 
     Args:
         by_label: client -> label -> train and test rows.
@@ -44,12 +44,12 @@ def target_column(
 
 
 def escape(text: str) -> str:
-    """Text of unknown origin as it can be printed: neither markup nor control sequences take effect."""
+    """Text of unknown origin, safe to print: neither markup nor control sequences take effect."""
     return escape_markup(printable(text))
 
 
 def print_note(console: Console, text: str) -> None:
-    """Prints what the reader should know, whatever its origin."""
+    """Prints a note, whose text may have any origin."""
     console.print(f"[yellow]note[/] {escape(text)}", soft_wrap=True)
 
 
@@ -77,11 +77,11 @@ def percent(value: float | None) -> str:
 
 
 def points(value: float) -> str:
-    """A difference in percentage points with its sign; a negative zero is a plain one."""
+    """A difference in percentage points with its sign; never a negative zero."""
     return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def similarity_texts(similarities: Sequence[float | None], errors: Sequence[float | None]) -> list[str]:
-    """Corrected similarities with their standard errors, a text each."""
+    """Texts of corrected similarities with their standard errors."""
     pairs = zip(similarities, errors, strict=True)
     return ["unknown" if c is None or error is None else f"{c:.2f} ± {error:.2f}" for c, error in pairs]

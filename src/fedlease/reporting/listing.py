@@ -1,4 +1,4 @@
-"""The runs in a folder, each with its methods, scores and state, and the differences between two of them."""
+"""Lists the runs in a folder with their methods, scores and states, and compares two runs."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -20,16 +20,16 @@ from fedlease.tasks.metric_words import of_metric
 __all__ = ["difference", "difference_tables", "find_runs", "listing", "listing_table"]
 
 DEPTH = 4
-"""Folders within each other in which runs are looked for; a comparison has its runs in ``<method>/seed-<s>``."""
+"""Levels of folders that are searched for runs; a comparison has its runs in ``<method>/seed-<s>``."""
 SHOWN = 30
-"""Clients whose scores are shown side by side; of more, those that differ most."""
+"""Most clients whose scores are shown side by side; if there are more, those that differ most."""
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run folders in a folder, or itself where it is one; what is in a run folder is not looked into.
+    """The run folders in a folder, or the folder itself if it is one; run folders are not searched further.
 
     Raises:
-        ConfigError: no such folder, or it cannot be read.
+        ConfigError: there is no such folder, or it cannot be read.
     """
     try:
         return sorted(_runs(folder, DEPTH))
@@ -38,20 +38,20 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def listing(folder: Path) -> list[dict[str, Any]]:
-    """Content of ``fedlease runs --json``, by the time at which runs started.
+    """The content of ``fedlease runs --json``: runs in the order in which they started.
 
-    Each has ``folder``, ``state`` and, unless it cannot be read, ``run``, ``started``, ``goes_on_from``, ``clients``
-    and ``methods``: per method ``method``, ``rounds``, ``state``, ``metric``, ``mean`` and ``averaged``.
+    Each has ``folder``, ``state`` and, unless it cannot be read, ``run``, ``started``, ``goes_on_from`` and
+    ``methods``: per method ``method``, ``rounds``, ``state``, ``metric``, ``mean`` and ``averaged``.
 
     Raises:
-        ConfigError: no such folder, or it cannot be read.
+        ConfigError: there is no such folder, or it cannot be read.
     """
     found = [_described(run) for run in find_runs(folder)]
     return sorted(found, key=lambda run: (run.get("started") or "", run["folder"]))
 
 
 def listing_table(folder: Path, runs: list[dict[str, Any]]) -> Table:
-    """A row for every method of every run."""
+    """Tabulates the result of :func:`listing`, with a row for every method of every run."""
     rows = []
     metrics = {method["metric"] for run in runs for method in run.get("methods", ()) if method["metric"]}
     for run in runs:
@@ -69,14 +69,15 @@ def listing_table(folder: Path, runs: list[dict[str, Any]]) -> Table:
 
 
 def difference(first: Path, second: Path) -> dict[str, Any]:
-    """Content of ``fedlease diff --json`` on two runs; each pair of values is in the order of the runs.
+    """The content of ``fedlease diff --json`` on two runs; each pair of values is in the order of the runs.
 
-    ``same_rows`` says whether the rows are the same; ``settings`` has those that differ, by dotted key; ``groups`` the
-    expert of every client, from 0, under the main methods, and ``moved`` who is with other clients than before;
-    ``scores`` per method that both have and that is finished: ``metric``, ``mean`` and ``clients``.
+    It has ``runs``; ``same_rows``, whether the rows are the same; ``settings`` that differ, by dotted key; ``groups``,
+    the expert of every client under the main methods, counted from 0; ``moved``, the clients that are grouped with
+    other clients than before; and ``scores``, per method that both runs have finished, with ``metric``, ``mean`` and
+    ``clients``.
 
     Raises:
-        RunFolderError: one is no run folder, or damaged.
+        RunFolderError: one of them is no run folder, or is damaged.
     """
     found = [(folder, read_settings(folder), read_environment(folder)) for folder in (first, second)]
     (_, mine, here), (_, other, there) = found
@@ -110,7 +111,7 @@ def difference(first: Path, second: Path) -> dict[str, Any]:
 
 
 def difference_tables(content: Mapping[str, Any]) -> Iterator[Table | str]:
-    """Tables and sentences of what :func:`difference` gives; A is the first run, B the second."""
+    """Renders the result of :func:`difference` as tables and sentences; A is the first run, B the second."""
     a, b = content["runs"]
     yield f"A: {a['folder']} ({a['method']})"
     yield f"B: {b['folder']} ({b['method']})"

@@ -1,4 +1,4 @@
-"""Over how many of how many clients the means of a summary are, who is missing and why."""
+"""Means of a summary: their values, the clients that they include, and why others are left out."""
 
 from collections.abc import Mapping
 
@@ -20,22 +20,22 @@ __all__ = [
 ]
 
 SHOWN = 12
-"""Number of clients up to which they are named with their reasons."""
+"""Most clients that are named with their reasons; more are counted."""
 
 
 def finals(summary: Summary) -> dict[str, float]:
-    """Client -> final score, of all that were scored."""
+    """Client -> final score, of all clients that were scored."""
     found = {client: (row.model_extra or {}).get(summary.metric) for client, row in summary.per_client.items()}
     return {client: float(score) for client, score in found.items() if score is not None}
 
 
 def averaged(summary: Summary) -> dict[str, float]:
-    """Client -> final score, of those that the headline mean is over."""
+    """Client -> final score, of the clients in the headline mean."""
     return {client: score for client, score in finals(summary).items() if client not in summary.left_out}
 
 
 def task_means(summary: Summary, key: str | None = None) -> dict[str, float]:
-    """Task -> plain mean over those clients of the final scores, or of another entry of their rows that all have."""
+    """Task -> plain mean over the clients in the headline mean, of final scores or of another ``key`` of their rows."""
     found: dict[str, list[float]] = {}
     for client, final in averaged(summary).items():
         row = summary.per_client[client]
@@ -46,13 +46,13 @@ def task_means(summary: Summary, key: str | None = None) -> dict[str, float]:
 
 
 def over(summary: Summary) -> str:
-    """``3 of 4``: how many of the run's clients the headline mean is over."""
+    """The number of the run's clients in the headline mean, such as ``3 of 4``."""
     count = len(averaged(summary))
     return f"{count} of {count if summary.num_clients is None else summary.num_clients}"
 
 
 def stopped_words(summary: Summary) -> str:
-    """Names the round that early stopping chose; empty without it."""
+    """Names the round that early stopping chose; empty without early stopping."""
     found = summary.early_stopping
     if found is None:
         return ""
@@ -65,26 +65,26 @@ def stopped_words(summary: Summary) -> str:
 
 
 def own_over(summary: Summary, key: str) -> int | None:
-    """Clients that another mean is over where these are fewer than those of the headline."""
+    """The number of clients in the mean ``key``; None if it is that of the headline mean."""
     count = summary.means_over.get(key)
     return None if count == len(averaged(summary)) else count
 
 
 def task_over(summary: Summary, task: str) -> tuple[int, int] | None:
-    """Clients that a task's mean is over, and all that have the task, where these are more."""
+    """The numbers of clients in a task's mean and of all clients of the task; None if they are equal."""
     counts = summary.task_clients.get(task)
     return None if counts is None or counts.averaged == counts.clients else (counts.averaged, counts.clients)
 
 
 def with_count(text: str, counts: tuple[int, int] | int | None) -> str:
-    """A mean with what it is over, where that is not what the headline is over."""
+    """The text of a mean, followed by its number of clients unless ``counts`` is None."""
     if counts is None:
         return text
     return f"{text} ({counts})" if isinstance(counts, int) else f"{text} ({counts[0]} of {counts[1]})"
 
 
 def left_out_lines(summaries: Mapping[str, Summary]) -> list[str]:
-    """Names who is missing in each method's means and why; methods that miss the same alike share a line."""
+    """Names the clients that are left out of each method's means with the reasons; methods may share a line."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for method, summary in summaries.items():
         groups.setdefault(tuple(sorted(summary.left_out.items())), []).append(method)
@@ -100,7 +100,7 @@ def left_out_lines(summaries: Mapping[str, Summary]) -> list[str]:
 
 
 def common_words(summaries: Mapping[str, Summary]) -> str:
-    """The means of several methods over the clients that all scored; empty if their own means are over just these."""
+    """A sentence with means over the clients that all methods scored; empty if the methods' own means are these."""
     scores = {method: averaged(summary) for method, summary in summaries.items()}
     common = set.intersection(*(set(found) for found in scores.values()))
     if all(found.keys() == common for found in scores.values()):
@@ -119,6 +119,6 @@ def common_words(summaries: Mapping[str, Summary]) -> str:
 
 
 def named(missing: Mapping[str, str]) -> str:
-    """``b (no answer); c (no rows)``: clients with their reasons, in order; the rest is counted."""
+    """Clients with their reasons, in order, such as ``b (no answer); c (no rows)``."""
     shown = [f"{client} ({reason})" for client, reason in sorted(missing.items())]
     return listed(shown, SHOWN, separator="; ")

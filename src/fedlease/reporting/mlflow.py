@@ -15,16 +15,16 @@ __all__ = ["MlflowTracker"]
 
 PARAMETERS = ("method", "baselines", "task", "model", "seed", "rounds", "head")
 IDENTITY = "fedlease.run"
-"""The tag that has the run's own name, by which a resumed run is found again."""
+"""A tag with the run's identity, by which a resumed run is found again."""
 LONGEST = 300
-"""Characters of MLflow's own message that are shown."""
+"""Most characters of MLflow's own message that are shown."""
 
 
 class MlflowTracker:
     """A run of MLflow, in the store that MLflow's own variables name (``MLFLOW_TRACKING_URI``).
 
-    It has a handful of parameters, tags and metrics; all settings are in its file ``settings.json``. A resumed run goes
-    on in the run that it began. Settings and means are sent; rows, weights and the scores of single clients are not.
+    It has a handful of parameters, tags and metrics, and all settings in its file ``settings.json``. A resumed run
+    continues its run of MLflow. Settings and means are sent; rows, weights and scores of single clients are not.
 
     Raises:
         ConfigError: the store cannot be used.
@@ -64,7 +64,7 @@ class MlflowTracker:
             self._client.set_terminated(self._run, "FINISHED" if self._finished else "FAILED")
 
     def _begun(self, event: RunStarted) -> str:
-        """The run of MLflow, one that is there for a run that is resumed."""
+        """The id of a new run of MLflow, or of the existing one if the run is resumed."""
         environment = read_environment(self._out)
         if event.resumed:
             there = f"tags.`{IDENTITY}` = '{environment.run}'"

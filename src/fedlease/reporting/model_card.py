@@ -1,4 +1,4 @@
-"""The ``README.md`` of a folder with a model, in the form that the model hub reads."""
+"""Renders the ``README.md`` of a folder with a model, in the format of the model hub."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ MARKUP = "\\`*_[]|#{}$"
 
 
 def render_card(kind: Kind, content: Mapping[str, Any], *, tokenizer: Any, method: str, settings: Settings) -> str:
-    """The card of a client's model, as an adapter or merged, or of an expert.
+    """Renders the card of a client's adapter, of an expert, or of a merged model.
 
     Args:
-        kind: which.
-        content: what the template names; of an exported folder the content of its ``scores.json``. ``base`` is what
-            others load the base model by, ``name`` and ``revision``; the name is None where that is not known.
-        tokenizer: of the base model, with the padding that it needs.
-        method: that the model was trained with.
-        settings: of the run.
+        kind: the kind of model.
+        content: values for the template; those of an exported folder are in its ``scores.json``. ``base`` has ``name``
+            and ``revision`` by which others can load the base model; the name is None if it is not known.
+        tokenizer: tokenizer of the base model, with the padding that it needs.
+        method: the method that trained the model.
+        settings: settings of the run.
     """
     learnt = task_facts(settings.task).model
     content = {"summed": False, **content}
@@ -40,7 +40,7 @@ def render_card(kind: Kind, content: Mapping[str, Any], *, tokenizer: Any, metho
 
 @cache
 def _environment() -> Environment:
-    """The templates, which compile once: a node writes one card per method, an export one per client."""
+    """The compiled templates, cached since a node writes one card per method and an export one per client."""
     environment = Environment(
         loader=PackageLoader("fedlease", "reporting/cards"),
         undefined=StrictUndefined,
@@ -58,22 +58,22 @@ def _percent(value: float | None) -> str:
 
 
 def _ids(labels: Sequence[str]) -> str:
-    """Python source of index -> label."""
+    """Python source of a dictionary from index to label."""
     return repr(dict(enumerate(labels)))
 
 
 def _source(base: Mapping[str, Any]) -> str:
-    """Python source of the arguments by which ``from_pretrained`` finds the base."""
+    """Python source of the arguments of ``from_pretrained`` for the base model."""
     revision = "" if base["revision"] is None else f", revision={json.dumps(base['revision'])}"
     return json.dumps(base["name"] or "THE BASE MODEL") + revision
 
 
 def _vllm_rank(rank: int) -> int | None:
-    """The smallest rank that vLLM takes and that holds this one; None if there is none."""
+    """The smallest ``--max-lora-rank`` that is at least ``rank``; None if there is none."""
     return next((known for known in VLLM_RANKS if known >= rank), None)
 
 
 def _plain(text: str) -> str:
-    """A name from data inside Markdown: no markup of it takes effect."""
+    """A name from data, escaped for Markdown."""
     safe = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{c}" if c in MARKUP else c for c in safe)

@@ -1,4 +1,4 @@
-"""Follows a run by its events, and shows how far it is."""
+"""Shows the progress of a run by its events."""
 
 import time
 
@@ -20,14 +20,14 @@ __all__ = ["ProgressListener"]
 
 
 class ProgressListener:
-    """A listener that shows how far a run is, and nothing else.
+    """A listener that shows the progress of a run, and nothing else.
 
     Args:
-        console: where to.
-        bars: how; None takes what suits the console.
+        console: where progress is shown.
+        bars: how it is shown; None takes what suits the console.
 
     Attributes:
-        now: how far the current method is.
+        now: progress of the current method.
     """
 
     def __init__(self, console: Console, bars: Bars | None = None) -> None:
@@ -46,7 +46,7 @@ class ProgressListener:
             case StepStarted():
                 now.step, now.asked, now.answered = f"{event.phase} {event.round or ''}".strip(), len(event.clients), 0
                 now.batch = now.batches = 0
-                # Counted from here: methods begin at round 0 or 1, and warm-up waves share a round.
+                # Counted from the current round, since methods begin at round 0 or 1, and warm-up waves share a round.
                 now.total = now.done + self._rounds - event.round + 1
                 self.bars.step(now)
             case BatchTrained():
@@ -64,5 +64,5 @@ class ProgressListener:
                 self.close()
 
     def close(self) -> None:
-        """Takes away what is drawn; safe to call at any time."""
+        """Removes what is drawn; may be called at any time."""
         self.bars.close()

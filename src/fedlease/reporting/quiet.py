@@ -1,4 +1,4 @@
-"""Keeps libraries from reporting to their makers, and from talking where a program's own lines are read."""
+"""Switches off telemetry, update checks and progress output of libraries."""
 
 import logging
 import os
@@ -12,17 +12,17 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    # Without a connection it logs every try of every file; the outcome is reported once.
+    # Without a connection the hub's client logs every retry for every file; the outcome is reported once.
     "HF_HUB_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""Variables of the environment, of which those that are set already stay."""
+"""Environment variables and their values; those that are set already are not changed."""
 
 
 def quiet_libraries() -> None:
-    """Quietens libraries; a program calls it before it imports them."""
+    """Makes libraries quiet; must be called before they are imported."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
-    # Says on every import which of its kernels it did not find.
+    # bitsandbytes logs on every import which kernels it did not find.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A page that needs no network: templates, style, script, plotly and the figures in one file."""
+"""Renders pages that need no network: one file with style, script, plotly and figures."""
 
 import json
 import re
@@ -15,13 +15,13 @@ __all__ = ["render"]
 
 
 def render(template: str, figures: Mapping[str, Figure], data: Mapping[str, Any] | None = None, **values: Any) -> str:
-    """A page from one of the ``templates``; the same input gives the same text.
+    """Renders a page from one of the ``templates``; the same input gives the same text.
 
     Args:
-        template: file name.
-        figures: by id; the template says where each stands.
-        data: what the page's script needs beside the figures; must be JSON.
-        values: what the template names. All text is escaped.
+        template: file name of the template.
+        figures: id -> figure, which the template places.
+        data: further JSON values for the page's script.
+        values: values that the template names; all text is escaped.
 
     Raises:
         MissingPackageError: plotly or jinja2 is not installed.
@@ -41,7 +41,7 @@ def render(template: str, figures: Mapping[str, Figure], data: Mapping[str, Any]
 
 @cache
 def _environment() -> tuple[Any, dict[str, Any]]:
-    """The compiled templates, and what every page holds: style, script and plotly, which are some 5 MB to read."""
+    """The compiled templates, and style, script and plotly of every page; cached, since they have some 5 MB."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
@@ -64,12 +64,12 @@ def _environment() -> tuple[Any, dict[str, Any]]:
         lstrip_blocks=True,
     )
     files = resources.files("fedlease.reporting") / "templates"
-    # Markup: these are the package's own files, and JSON that holds no character with a meaning in HTML.
+    # These are the package's own files, so they are not escaped.
     constant = {key: Markup((files / f"report.{key}").read_text(encoding="utf-8")) for key in ("css", "js")}
     return environment, {**constant, "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script"))}
 
 
 def _embedded(content: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it can end the element or begin a comment."""
+    """JSON that is safe inside a script element: nothing in it can end the element or begin a comment."""
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,4 @@
-"""Printed results of a run and of an onboarding."""
+"""Prints results of a run and of an onboarding."""
 
 import shlex
 from collections.abc import Collection, Iterator, Mapping
@@ -19,9 +19,9 @@ from fedlease.tasks.metric_words import of_metric
 __all__ = ["agreement", "render_onboarding", "render_results"]
 
 NEVER = "never predicted"
-"""How a summary's warning begins that the verdict has as its alarm."""
+"""Beginning of a summary's warning that the verdict repeats as its alarm."""
 CLIENTS_SHOWN = 16
-"""Clients in the table of a terminal; the report has all."""
+"""Most clients in the table on a terminal; the report has all."""
 
 
 def render_results(
@@ -32,13 +32,13 @@ def render_results(
     models_here: bool = True,
     printed: Collection[str] = (),
 ) -> None:
-    """Prints the results, who is missing in them, on which terms they were reached, and what to type next.
+    """Prints the results, the clients that are left out, the budget, and what to type next.
 
     Args:
         out: run folder.
         contents: method -> content of its ``summary.json``.
-        console: where to.
-        models_here: whether the run folder holds every client's model.
+        console: where results are printed.
+        models_here: whether the run folder has every client's model.
         printed: warnings of the summaries that were printed before.
     """
     summaries = {method: Summary.model_validate(content) for method, content in contents.items()}
@@ -59,7 +59,7 @@ def render_results(
 
 
 def _render_verdict(summary: Summary, console: Console) -> None:
-    """Prints what came of the run before anything else; nothing where it is not on file."""
+    """Prints the verdict on a run, if the summary has one."""
     if summary.verdict is None:
         return
     console.print()
@@ -75,7 +75,7 @@ def _render_verdict(summary: Summary, console: Console) -> None:
 
 
 def render_onboarding(content: Mapping[str, Any], console: Console) -> None:
-    """Prints where a newcomer was placed and what it gained, from the content of its ``onboarding.json``."""
+    """Prints the placement and the scores of a newcomer, from the content of its ``onboarding.json``."""
     corrected, unlike = bool(content["similarities"]), content["unlike"]
     if content["expert"] is None:
         console.print(f"Client {escape(content['client'])} has joined as one that comes late, with a copy of its own.")

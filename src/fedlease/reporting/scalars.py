@@ -1,4 +1,4 @@
-"""The figures of a run as names, values and steps, as trackers take them."""
+"""The figures of a run as names, values and steps, for trackers."""
 
 from collections.abc import Iterator
 
@@ -15,10 +15,10 @@ FEW = ("mean_score", "valid", "bytes_up", "bytes_down", "refused", "num_experts"
 def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
     """Name, value and step of every figure in an event; names begin with the method.
 
-    A step gives its mean score and over how many clients that is, every client's score and loss, bytes, seconds and
-    refused updates; the allocation gives S(k) with k as the step, and the number of experts; a finished method gives
-    final scores, per task too, means of further metrics, over how many clients each mean is, and experts per token of
-    every adapted module. Metrics are called by their keys in the files.
+    A step has its mean score with the number of clients in it, every client's score and loss, bytes, seconds and
+    refused updates. The allocation has the silhouette of k groups, with k as the step, and the number of experts. A
+    finished method has final scores, also per task, means of further metrics, the number of clients in each mean, and
+    experts per token of every adapted module. Names of metrics are their keys in the files.
     """
     if isinstance(event, StepFinished):
         record, step = event.record, int(event.record["step"])
@@ -56,10 +56,10 @@ def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
 
 
 def few_scalars(event: Event) -> Iterator[tuple[str, float, int]]:
-    """The figures of a method as a whole, a handful of names however many clients and modules there are.
+    """The few figures of a method as a whole, whose number does not depend on clients and modules.
 
-    A step gives the mean score, the mean training loss, the value on validation rows, bytes and refused updates; the
-    allocation the number of experts; a finished method its means.
+    A step has the mean score, the mean training loss, the value on validation rows, bytes and refused updates; the
+    allocation has the number of experts; a finished method has its means.
     """
     if isinstance(event, StepFinished):
         losses = [row["loss"] for row in event.record["clients"].values() if "loss" in row]
@@ -68,6 +68,6 @@ def few_scalars(event: Event) -> Iterator[tuple[str, float, int]]:
     if isinstance(event, StepFinished | Allocated | MethodFinished):
         for name, value, step in scalars(event):
             key = name.removeprefix(f"{event.method}/")
-            # A client, a task or a module follows a second slash.
+            # names of a client, task or module have a second slash
             if key in FEW or (key.startswith("final/") and key.count("/") == 1):
                 yield name, value, step

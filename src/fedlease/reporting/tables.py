@@ -1,4 +1,4 @@
-"""Tables that a terminal, a page and Markdown show alike: the allocation, and the results by method."""
+"""Tables for terminal, page and Markdown: the allocation, and the results by method."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, with the number that sorts it and the place of the client that it names, if it has them.
+    """A cell of a table.
 
-    ``best`` marks the highest score of its row or column.
+    Attributes:
+        text: its text.
+        value: number by which rows are sorted, or None.
+        client: index of the client that it names, or None.
+        best: whether it is the highest score of its row or column.
     """
 
     text: str
@@ -48,7 +52,7 @@ Row = tuple[Cell, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose rows can be sorted; those of ``foot`` stay at its end."""
+    """A table whose rows can be sorted; the rows of ``foot`` stay at the end."""
 
     caption: str
     header: tuple[str, ...]
@@ -56,17 +60,17 @@ class Table:
     foot: tuple[Row, ...] = ()
 
     def numeric(self, column: int) -> bool:
-        """Whether a column holds numbers, which stand at the right."""
+        """Whether a column has numbers, which are aligned right."""
         return self._numeric[column]
 
     @cached_property
     def _numeric(self) -> tuple[bool, ...]:
-        # Asked for every cell of a page.
+        # cached, since a page needs it for every cell
         return tuple(any(row[c].value is not None for row in self.rows) for c in range(len(self.header)))
 
     def for_terminal(self, *, slim: bool = False) -> RichTable:
-        """The table as rich prints it; the best of a row is bold. Without lines it is ``slim``: more columns fit."""
-        # Rich wraps a title at the table's width, which may be that of one number.
+        """The table for rich, with the best cells in bold; ``slim`` omits lines, so that more columns fit."""
+        # Rich wraps a title at the table's width, which may be very small.
         table = RichTable(title=self.caption, box=HEAVY_HEAD, min_width=cell_len(self.caption))
         if slim:
             table.box, table.padding, table.pad_edge, table.show_edge = SIMPLE_HEAD, (0, 1, 0, 0), False, False
@@ -81,7 +85,7 @@ class Table:
         return table
 
     def within(self, width: int) -> "list[Table]":
-        """The table itself, or where its slim form is wider than ``width`` several: the first column stands in each."""
+        """Splits the table by columns so that slim forms fit ``width`` characters; each part has the first column."""
         rows = [[cell.text for cell in row] for row in (*self.rows, *self.foot)]
         widths = [max(map(cell_len, column)) + 1 for column in zip(self.header, *rows, strict=True)]
         pieces: list[list[int]] = [[]]
@@ -114,7 +118,7 @@ class Table:
 
 
 def score(value: float | None, best: float | None = None) -> Cell:
-    """A score in [0, 1] as a cell, marked where it reaches the best."""
+    """A score in [0, 1] as a cell, marked if it equals ``best``."""
     return Cell(percent(value), value, best=value is not None and best is not None and value >= best - 1e-9)
 
 
@@ -129,7 +133,7 @@ def number(count: float | None) -> Cell:
 
 
 def allocation_table(allocation: Allocation, tasks: Mapping[str, str]) -> Table:
-    """Experts with their clients, and how many of them have each task."""
+    """Tabulates experts with their clients, and the number of these per task."""
     rows = []
     for expert in range(allocation.num_experts):
         members = allocation.members(expert)
@@ -141,7 +145,7 @@ def allocation_table(allocation: Allocation, tasks: Mapping[str, str]) -> Table:
 
 
 def certainty_lines(allocation: Allocation) -> list[str]:
-    """How many groups corrected similarities made, and who was unsure; [] where there are none or nobody has learnt."""
+    """The number of groups by corrected similarity, and the unsure clients; [] without such groups."""
     learnt = [client for client in allocation.clients if client not in allocation.unsure]
     if allocation.corrected is None or not learnt:
         return []
@@ -158,11 +162,11 @@ def certainty_lines(allocation: Allocation) -> list[str]:
 
 
 def results_table(summaries: Mapping[str, Summary], clients: Mapping[str, int] | None = None) -> Table:
-    """Tasks by methods, on the clients' own test rows, with the means below; the best score of a task is marked.
+    """Tabulates scores of tasks by method, with means below; the best score of a task is marked.
 
     Args:
-        summaries: by method.
-        clients: task -> its clients, where these are to be shown.
+        summaries: method -> its summary.
+        clients: task -> number of its clients, to show these; or None.
     """
     first, *_ = every = list(summaries.values())
     words = of_metric(first.metric, first.learnt)
@@ -202,12 +206,12 @@ def results_table(summaries: Mapping[str, Summary], clients: Mapping[str, int] |
 
 
 def alone_words(name: str) -> str:
-    """``expert 0 alone``, the key of a score in ``onboarding.json``, as people count; any other name as it is."""
+    """Counts ``expert 0 alone``, a key of scores in ``onboarding.json``, from 1; leaves other names unchanged."""
     return re.sub(r"^expert (\d+) alone$", lambda found: f"{expert_name(int(found[1]))} alone", name)
 
 
 def cost_rows(summaries: Mapping[str, Summary]) -> tuple[Row, ...]:
-    """Bytes and training time, as further rows of the results."""
+    """Bytes and training time, as rows for the table of results."""
     every = list(summaries.values())
     keys = {"adapters up": "bytes_up", "adapters down": "bytes_down"}
     if any(s.head_bytes_up or s.head_bytes_down for s in every):

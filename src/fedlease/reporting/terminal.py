@@ -1,4 +1,4 @@
-"""Terminal output of a run, during it and at its end."""
+"""Prints a run on a terminal, during it and at its end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,12 +30,12 @@ __all__ = ["Terminal"]
 
 
 class Terminal:
-    """A listener that prints, and shows how far the run is.
+    """A listener that prints a run and shows its progress.
 
     Args:
-        console: where to.
-        models_here: whether the run folder holds every client's model, so that the last line can load one.
-        bars: how far the run is; None takes what suits the console.
+        console: where the run is printed.
+        models_here: whether the run folder has every client's model, so that the last line can load one.
+        bars: how progress is shown; None takes what suits the console.
 
     Attributes:
         finished: whether the results were printed.
@@ -72,7 +72,7 @@ class Terminal:
                 self._finished(event)
 
     def close(self) -> None:
-        """Takes the bars away; safe to call at any time."""
+        """Removes the bars; may be called at any time."""
         self.progress.close()
 
     def _started(self, event: RunStarted) -> None:
@@ -107,7 +107,7 @@ class Terminal:
         for line in (COUNTING, *(found or [f"Silhouettes: {scores or 'none'}"])):
             self.console.print(escape(line), soft_wrap=True)
         self._printed.update(allocation.warnings)
-        # The lines above name those that have not learnt yet.
+        # The lines above already name the clients that have not learnt yet.
         named = [repr(client) for client in allocation.unsure if found]
         for warning in allocation.warnings:
             if not any(client in warning for client in named):
@@ -122,9 +122,9 @@ class Terminal:
         loss = ""
         if losses:
             loss = f"train loss {sum(losses) / len(losses):.3f} ({len(losses)} of {counted(total, 'client')}), "
-        # A dash says that nobody was asked this time; where no round is scored there is nothing to say.
+        # Without a score a dash is printed, and nothing at all if the run does not score rounds.
         over = f" ({record['averaged']} of {counted(total, 'client')})" if score is not None else ""
-        # Where warm-ups that were kept are summed, whoever answers has trained nothing, and nothing is scored.
+        # In a step that sums warm-ups which clients have kept, nothing is trained or scored.
         kept = bool(record["clients"]) and not losses and score is None
         scored = f"model received scores {percent(score)}{over}, " if self._scored and not kept else ""
         valid = ""
@@ -145,14 +145,14 @@ class Terminal:
         self._dip(record)
 
     def _dip(self, record: Mapping[str, Any]) -> None:
-        """Says once per method why its mean score fell from one round to the next."""
+        """Explains once per method why its mean score fell from one round to the next."""
         method, scores = record["method"], {c: row["score"] for c, row in record["clients"].items() if "score" in row}
         before, self._before = self._before, (method, record["round"], scores)
         if before[0] == method and method not in (ALONE, *self._explained):
-            said = dip_words(before[2], scores, first=before[1] == 0 and record["round"] > 0)
-            if said:
+            reason = dip_words(before[2], scores, first=before[1] == 0 and record["round"] > 0)
+            if reason:
                 self._explained.add(method)
-                print_note(self.console, f"{method}: {said}")
+                print_note(self.console, f"{method}: {reason}")
 
     def _finished(self, event: RunFinished) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""Listeners that stream the figures of a run to TensorBoard, Weights & Biases or MLflow while it goes on."""
+"""Listeners that stream the figures of a run to TensorBoard, Weights & Biases or MLflow."""
 
 import importlib
 import inspect
@@ -16,14 +16,14 @@ from fedlease.server.events import Allocated, Event, MethodFinished, RunStarted,
 __all__ = ["TensorBoardTracker", "Tracker", "WandbTracker", "tracker"]
 
 LONGEST = 300
-"""Characters of a library's own message that are shown."""
+"""Most characters of a library's own message that are shown."""
 
 
 class Tracker(Protocol):
-    """A listener that holds something open."""
+    """A listener that must be closed."""
 
     def __call__(self, event: Event) -> None:
-        """Streams what the event says."""
+        """Streams the event's figures."""
 
     def close(self) -> None:
         """Writes what is left."""
@@ -37,7 +37,7 @@ def tracker(name: str, out: Path) -> Tracker:
         out: the run folder.
 
     Raises:
-        ConfigError: no such tracker, or it cannot start; nothing is written.
+        ConfigError: there is no such tracker, or it cannot start; nothing is written.
         MissingPackageError: its package is not installed.
     """
     if name not in TRACKERS:
@@ -51,16 +51,16 @@ def tracker(name: str, out: Path) -> Tracker:
 
 
 def _check_key(wandb: Any) -> None:
-    """Makes sure that wandb can send, or need not, before anything is written.
+    """Checks, before anything is written, that wandb has a valid key or does not need one.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: it has no valid key, or cannot start.
     """
     offline = "or set WANDB_MODE=offline to keep the figures on this machine"
     try:
         if wandb.setup().settings.mode in ("offline", "disabled", "dryrun"):
             return
-        # Without "prompt" wandb would ask at the terminal; versions without it say what key they know.
+        # Versions of wandb without the parameter "prompt" would ask at the terminal, unless they know a key.
         asks_not = "prompt" in inspect.signature(wandb.login).parameters
         known = wandb.login(prompt=False, verify=True) if asks_not else wandb.api.api_key and wandb.login(verify=True)
     except Exception as error:  # errors of wandb, of pydantic and of several HTTP libraries, without a common base
@@ -71,7 +71,7 @@ def _check_key(wandb: Any) -> None:
 
 
 class _Guarded:
-    """A tracker whose errors, of whatever library, end the run in one sentence; it can be resumed."""
+    """A tracker whose errors, from any library, end the run with one sentence; the run can be resumed."""
 
     def __init__(self, name: str, inner: Tracker, out: Path) -> None:
         self._name = name
@@ -80,7 +80,7 @@ class _Guarded:
         self._failed = False
 
     def __call__(self, event: Event) -> None:
-        """Streams what the event says."""
+        """Streams the event's figures."""
         self._call(lambda: self._inner(event))
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class _Guarded:
 
 
 class TensorBoardTracker:
-    """Event files in ``<run folder>/tensorboard``; nothing leaves the machine.
+    """Writes event files to ``<run folder>/tensorboard``; nothing leaves the machine.
 
     Raises:
         ConfigError: its folder is something else.
@@ -116,7 +116,7 @@ class TensorBoardTracker:
         self._writer: Any = None
 
     def __call__(self, event: Event) -> None:
-        """Writes the event's figures; the settings when the run starts."""
+        """Writes the event's figures, and the settings when the run starts."""
         if isinstance(event, RunStarted):
             self._writer = self._module.SummaryWriter(str(self._folder))
             self._writer.add_text("settings", f"```\n{json.dumps(event.settings, indent=1)}\n```")
@@ -136,12 +136,12 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """A run of Weights & Biases; wandb decides where it goes, and ``WANDB_MODE=offline`` leaves it on this machine.
+    """A run of Weights & Biases, sent where wandb is configured to; ``WANDB_MODE=offline`` keeps it on this machine.
 
     Client names, scores and settings are sent; rows and weights are not.
 
     Raises:
-        ConfigError: it has no key, or cannot start for another reason.
+        ConfigError: wandb has no key, or cannot start for another reason.
     """
 
     def __init__(self, library: Any, out: Path) -> None:
@@ -155,7 +155,7 @@ class WandbTracker:
         self._run: Any = None
 
     def __call__(self, event: Event) -> None:
-        """Logs the event's figures, all of one step together."""
+        """Logs the event's figures, those of one step together."""
         if isinstance(event, RunStarted):
             self._run = self._wandb.init(
                 project="fedlease", name=self._out.name, dir=str(self._out), config=dict(event.settings)
@@ -183,4 +183,4 @@ TRACKERS: dict[str, tuple[Callable[[Any, Path], Tracker], str]] = {
     "tensorboard": (TensorBoardTracker, "torch.utils.tensorboard"),
     "wandb": (WandbTracker, "wandb"),
 }
-"""Name of a tracker and of its package -> the tracker, and the module that it is given."""
+"""Name of a tracker, which is also that of its package -> the tracker, and the module that is passed to it."""

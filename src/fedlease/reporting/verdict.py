@@ -1,4 +1,4 @@
-"""The verdict of a run as people read it: lines, and a table of clients with the worst at the top."""
+"""Renders the verdict on a run: sentences, and a table of clients with the worst first."""
 
 import shlex
 from collections import Counter
@@ -28,15 +28,15 @@ __all__ = [
 
 EFFECTS: dict[Effect, str] = {"helps": "helps", "costs": "costs", "unclear": "unclear"}
 NAMED = 4
-"""Clients that a sentence names."""
+"""Most clients that a sentence names."""
 SHOWN = 6
-"""Tasks that lines name."""
+"""Most tasks that a line names."""
 FURTHER = 2
-"""Further metrics in a table that fits a terminal of 80."""
+"""Most further metrics in a table, which then fits a terminal of 80 characters."""
 
 
 def gain_words(gain: Gain) -> str:
-    """``+1.7 (+0.4 to +3.0)``: a gain in points with its 95 % interval."""
+    """A gain in points with its 95 % interval, such as ``+1.7 (+0.4 to +3.0)``."""
     return f"{points(gain.difference)} ({points(gain.low)} to {points(gain.high)})"
 
 
@@ -47,12 +47,12 @@ def step_words(step: NextStep, out: Path | None = None) -> str:
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """The result, the gains by task, and what was decided."""
+    """The result, the gains by task, and the groups."""
     return [*verdict.sentences, *task_lines(verdict), *([verdict.groups.text] if verdict.groups else [])]
 
 
 def task_lines(verdict: Verdict) -> list[str]:
-    """One line with the mean gain of every task, the lowest first; [] where tasks or gains are unknown."""
+    """One line with the mean gain of every task, lowest first; [] if tasks or gains are unknown."""
     order = sorted(verdict.tasks, key=lambda task: verdict.tasks[task].gain.difference)
     if not order:
         return []
@@ -62,7 +62,7 @@ def task_lines(verdict: Verdict) -> list[str]:
 
 
 def worst_first(verdict: Verdict) -> list[str]:
-    """Clients, those that lose most by joining first; without gains, the lowest scores first."""
+    """Clients by rising gain from joining; without gains, by rising score."""
 
     def key(client: str) -> tuple[bool, float, str]:
         row = verdict.clients[client]
@@ -72,7 +72,7 @@ def worst_first(verdict: Verdict) -> list[str]:
 
 
 def joining_words(verdict: Verdict, subject: str = "Joining") -> str:
-    """``Joining helps 3 of 5 clients; costs radiology 8.0 points; ...``, with another subject where one is named."""
+    """The effects of joining, such as ``Joining helps 3 of 5 clients; costs radiology 8.0 points; ...``."""
     helps, costs, unclear = (verdict.having(effect) for effect in ("helps", "costs", "unclear"))
     total = counted(len(helps) + len(costs) + len(unclear), "client")
     if not helps and not costs:
@@ -91,7 +91,7 @@ def joining_words(verdict: Verdict, subject: str = "Joining") -> str:
 
 
 def mean_gain_words(verdict: Verdict) -> str:
-    """The mean gain with its interval, as a sentence; empty without gains."""
+    """A sentence with the mean gain and its interval; empty without gains."""
     if verdict.gain is None:
         return ""
     name = of_metric(verdict.metric).name
@@ -101,12 +101,12 @@ def mean_gain_words(verdict: Verdict) -> str:
 def by_task(
     tasks: Mapping[str, str], gains: Mapping[str, Gain], gain: Callable[[list[str]], Gain]
 ) -> dict[str, TaskVerdict]:
-    """The mean gain of every task; {} where there is one.
+    """The mean gain of every task; {} if there is only one task.
 
     Args:
         tasks: client -> task, of the clients that have a gain.
-        gains: by client.
-        gain: the mean gain of some clients.
+        gains: client -> gain.
+        gain: returns the mean gain of a list of clients.
     """
     members: dict[str, list[str]] = {}
     for client, task in tasks.items():
@@ -125,12 +125,12 @@ def _further(row: ClientVerdict, key: str, words: MetricWords) -> Cell:
 
 
 def gain_table(verdict: Verdict, words: MetricWords, most: int | None = None) -> Table | None:
-    """Every client's score and gain from joining; None before the run has finished.
+    """Tabulates every client's score and gain from joining; None before the run has finished.
 
     Args:
-        verdict: of the run.
-        words: of the headline metric.
-        most: clients that are listed; None lists all.
+        verdict: verdict on the run.
+        words: words for the headline metric.
+        most: most clients that are listed; None lists all.
     """
     order = worst_first(verdict)
     if not order:

@@ -1,4 +1,4 @@
-"""Uses of a finished run: load, predict, chat, export, onboard a newcomer, serve.
+"""Uses finished runs: load, predict, chat, export, onboard a newcomer, serve.
 
-Nothing is federated here, and no test row is read except to measure what is exported.
+Federated training does not belong here. Test rows of a run are read only to measure exported models.
 """

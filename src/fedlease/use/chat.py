@@ -1,4 +1,4 @@
-"""Talking to a client's language model in the terminal."""
+"""Conversations with a client's language model on the terminal."""
 
 import sys
 from collections.abc import Callable
@@ -19,22 +19,22 @@ OnText = Callable[[str], None]
 
 
 class Chat:
-    """A conversation with one client's model; greedy, so that the same messages get the same answers.
+    """A conversation with one client's model; decoding is greedy, so that the same messages get the same answers.
 
-    What no longer fits the model's length is forgotten from the oldest message on.
+    The oldest messages are left out of the prompt when it exceeds the model's length.
 
     Args:
         run: opened run folder of a run with ``task: generation``.
-        client: whose model.
-        system: content of a system message; None has none.
-        max_new_tokens: longest answer; None takes the run's.
+        client: id of the client whose model replies.
+        system: content of a system message, or None.
+        max_new_tokens: most tokens of an answer; None takes the run's limit.
         remember: whether earlier messages are part of the prompt.
 
     Attributes:
-        turns: messages so far, (role, content).
+        turns: (role, content) of all messages so far.
 
     Raises:
-        ConfigError: the run has no such client, or is of another task.
+        ConfigError: the run has no such client, or another task.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class Chat:
         run.load(client)
 
     def reset(self) -> None:
-        """Starts over, with the system message."""
+        """Starts over, with only the system message."""
         self.turns = self._system
 
     def reply(self, text: str, on_text: OnText | None = None) -> str:
-        """The answer to a message.
+        """Answers a message.
 
         Args:
-            text: not empty.
-            on_text: receives the answer piece by piece, as it is written.
+            text: the message, not empty.
+            on_text: receives the answer piece by piece while it is generated.
         """
         row = Row(text, None, 0, turns=self.turns)
         rows = self._task.encode([row], self.run.tokenizer)

@@ -1,4 +1,4 @@
-"""The experts of a run, by the numbers that its summary gives them: whose they are, and each one alone."""
+"""The experts of a run, by their numbers in its summary: their clients, and each one as a single adapter."""
 
 from fedlease.core.folding import expert_alone
 from fedlease.core.types import ClientId, ClientModel
@@ -10,7 +10,7 @@ __all__ = ["expert_model", "experts_of"]
 def experts_of(run: OpenRun) -> dict[int, list[ClientId]]:
     """Expert -> its clients; empty for a method without experts.
 
-    Experts of FedTreeLoRA are the groups of the last layer, those of IFCA the candidates that some client chose.
+    Experts of FedTreeLoRA are the groups of the last layer; those of IFCA are the candidates that some client chose.
     """
     found: dict[int, list[ClientId]] = {}
     for client in sorted(run.clients):
@@ -21,10 +21,11 @@ def experts_of(run: OpenRun) -> dict[int, list[ClientId]]:
 
 
 def expert_model(run: OpenRun, client: ClientId) -> ClientModel:
-    """A client's expert on the server as a single adapter; with a head if heads are shared or frozen.
+    """A client's expert, as the server has it, as a single adapter; with a head if heads are shared or frozen.
 
-    Its position among the client's adapters is stated by the spec: FedTreeLoRA puts the group's first whatever its
-    number, and a client that routes nothing has one adapter. Where clients have unequal ranks, it has the largest.
+    If clients have unequal ranks, it has the largest one. The spec gives the expert's index among the client's
+    adapters, which is not its number: FedTreeLoRA puts the group's adapter first, and a client without a router has
+    one adapter.
     """
     model = run.received(client, run.settings.lora.largest)
     return expert_alone(model, model.spec.own)

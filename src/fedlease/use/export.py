@@ -1,4 +1,4 @@
-"""Experts and clients' models as folders that stock PEFT or transformers load without fedlease."""
+"""Exports experts and clients' models as folders that stock PEFT or transformers load without fedlease."""
 
 import re
 from collections.abc import Iterator
@@ -34,26 +34,25 @@ Form = Literal["adapter", "merged"]
 Mixture = Literal["folded", "own"]
 SCORES, LABELS = "scores.json", "labels.json"
 PUBLIC = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[0-9A-Za-z][\w.-]{0,99})?")
-"""A repository of the hub, with or without a revision."""
+"""Form of a hub repository's name, with or without a revision."""
 
 
 class Exporter:
     """Writes folders that ``peft.PeftModel.from_pretrained`` or, merged, transformers' ``from_pretrained`` reads.
 
-    Every folder contains a model card ``README.md`` and ``scores.json``: what the routed model, the folded one, the own
-    expert alone and the merged model score on the client's test rows. An adapter is ``adapter_config.json`` and
-    ``adapter_model.safetensors``, for classification with the names of its
-    labels in ``labels.json``; a merged
-    model is the whole model with its tokenizer and the names of its labels. No file holds a path of this machine: a
-    base that is a folder here is named by the SHA-256 of its files, unless ``base`` says where others find it.
+    Every folder has a model card ``README.md`` and ``scores.json``, the scores of the routed model, the folded one, the
+    own expert alone and the merged model on the client's test rows. An adapter is ``adapter_config.json`` and
+    ``adapter_model.safetensors``, with the names of labels in ``labels.json`` if there are any. A merged model is the
+    whole model with its tokenizer and the names of labels. No file contains a path of this machine: a base that was
+    loaded from a folder is identified by the SHA-256 of its files, unless ``base`` is given.
 
     Args:
         run: opened run folder.
-        scores: whether to measure; without the rows at hand the weights come from the run's summary, and scores stay
-            None.
-        data: the rows that the run began with, where they were in memory.
-        base: the hub id under which others find the base, ``owner/name`` or ``owner/name@revision``; None takes the
-            run's where it came from the hub.
+        scores: whether to score the models on the run's rows; if not, scores are None, and average routing weights come
+            from the run's summary.
+        data: the rows of the run, if they were in memory.
+        base: hub id from which others can load the base, ``owner/name`` or ``owner/name@revision``; None takes the
+            run's if it came from the hub.
 
     Raises:
         ConfigError: ``base`` is no hub id.
@@ -77,18 +76,19 @@ class Exporter:
         mixture: Mixture = "folded",
         rank: int | None = None,
     ) -> Path:
-        """One client's model as one adapter with its head, or merged into the base.
+        """Exports a client's model as one adapter with its head, or merged into the base.
 
         Args:
-            client: whose.
+            client: id of the client.
             out: folder to make.
             form: ``adapter`` or ``merged``; merged weights are stored in the run's ``dtype``.
-            mixture: ``folded``: all experts with the client's average routing weights on its train rows; ``own``: its
-                own expert alone.
-            rank: of the folded adapter; None is experts x r, which loses nothing but the routing.
+            mixture: ``folded``: all experts, weighted by the client's average routing weights on its train rows;
+                ``own``: its own expert alone.
+            rank: rank of the folded adapter; None is experts x r, which loses nothing but the routing.
 
         Raises:
-            ConfigError: no such client, ``out`` exists, the rank is out of range, or the base cannot be merged with.
+            ConfigError: there is no such client, ``out`` exists, the rank is out of range, or the base cannot be merged
+                with.
             DataError: the rows cannot be read.
             RunFolderError: the rows have changed since the run.
         """
@@ -97,10 +97,10 @@ class Exporter:
         return out
 
     def expert(self, expert: int, out: Path) -> Path:
-        """One expert as it is; with a head only where heads are shared within the expert's clients.
+        """Exports one expert, with a head only if the expert's clients share it.
 
         Raises:
-            ConfigError: no such expert (the message lists those that exist), or ``out`` exists.
+            ConfigError: there is no such expert (the message lists the run's experts), or ``out`` exists.
         """
         with _made(out) as folder:
             self._expert(expert, folder)
@@ -109,7 +109,7 @@ class Exporter:
     def everything(
         self, out: Path, *, form: Form = "adapter", mixture: Mixture = "folded", rank: int | None = None
     ) -> Path:
-        """Writes experts to ``out/expert-<k>`` as adapters, and clients to ``out/client-<id>``; all or nothing.
+        """Exports experts to ``out/expert-<k>`` as adapters, and clients to ``out/client-<id>``; all or nothing.
 
         Raises:
             ConfigError: ``out`` exists, the rank is out of range, or the base cannot be merged with.
@@ -207,7 +207,7 @@ class Exporter:
         self._write("expert", folder, chosen, self.kind.peft_type if whole else None, content)
 
     def _weights(self, client: ClientId, model: ClientModel) -> tuple[dict[str, list[float]], str | None]:
-        """Module -> average weight of every expert over the tokens of the client's rows, and which rows."""
+        """Module -> average weight of every expert over the tokens of the client's rows, and the name of these rows."""
         if not model.spec.routed:
             return {}, None
         if not self.scores:
@@ -220,12 +220,12 @@ class Exporter:
             return {module: list(entry.weights) for module, entry in usage.items()}, "test rows of the run"
         self.run.load(client)
         with record_usage(self.run.resident.model) as used:
-            # Only the loss takes every row through the model exactly once, which is the unit of the weights.
+            # Computing the loss passes every row through the model exactly once, as averages of weights require.
             self.run.task.mean_loss(self.run.resident, self._encoded(client, "train"), self.run.threads)
         return {module: entry["weights"] for module, entry in used.summary().items()}, "train rows"
 
     def _score(self, client: ClientId, model: ClientModel) -> float | None:
-        """On the client's test rows; None without any."""
+        """The score of a model on the client's test rows; None without test rows."""
         if not self._rows(client).test:
             return None
         self.run.load(client, model)
@@ -236,7 +236,7 @@ class Exporter:
         return self.run.encode(self._rows(client).splits[split], self.run.client(client).scale)
 
     def _rows(self, client: ClientId) -> ClientData:
-        """The client's rows, read again and checked to be those that it was trained and scored on."""
+        """The client's rows, read again and checked to be those of its training."""
         if not self.run.client(client).newcomer:
             if isinstance(self.run.saved.state, ClientModel):
                 raise ConfigError(f"{self.run.out}: does not state where the rows of {client!r} are: use --no-scores")
@@ -261,7 +261,7 @@ class Exporter:
 
     @cached_property
     def _stated_base(self) -> dict[str, Any]:
-        """The name by which others load the base, its revision, and the SHA-256 of the files that it was read from."""
+        """The name and revision by which others can load the base, and the SHA-256 of its files."""
         source = self.run.loaded.source
         name, _, revision = (self._base or "").partition("@")
         named = (name, revision or None) if name else (source.public_name, source.revision)

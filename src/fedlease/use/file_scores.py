@@ -1,4 +1,4 @@
-"""How predictions for a file do, where the file says what is true."""
+"""Scores predictions for a file that has labels, numbers or responses."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from fedlease.use.open_run import KnownClient, OpenRun
 __all__ = ["FileScores", "score_file"]
 
 LARGEST = 700.0
-"""Losses above have no exponential that a number can hold."""
+"""Largest loss whose exponential is finite, approximately."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class FileScores:
     """Scores of a client's model on the rows of a file.
 
     Attributes:
-        client: whose model.
-        metric: the run's headline.
+        client: id of the client whose model is scored.
+        metric: the run's headline metric.
         learnt: the run's task.
-        rows: in the file.
-        scored: rows that have a label, a number or a response.
-        unknown: labels of rows that the client's model does not know; such a row counts as wrong.
-        metrics: name -> value over the scored rows; of answers also the mean ``loss`` of a token, and its exponential,
-            the ``perplexity``.
-        classes: scores by label, the unknown ones last; None where rows have no labels.
+        rows: number of rows in the file.
+        scored: number of rows that have a label, a number or a response.
+        unknown: labels that the client's model does not know; rows with such a label count as wrong.
+        metrics: name -> value over the scored rows; for generation also the mean ``loss`` per token, and its
+            exponential, the ``perplexity``.
+        classes: scores by label, with unknown labels last; None if rows have no labels.
     """
 
     client: str
@@ -51,13 +51,13 @@ class FileScores:
 def score_file(
     run: OpenRun, known: KnownClient, table: Table, predictions: Sequence[Mapping[str, Any]]
 ) -> FileScores | None:
-    """Compares predictions with the columns of what is true; None without any.
+    """Compares predictions with the targets in a table; None if it has none.
 
     Args:
         run: opened run folder.
         known: the client whose model predicted.
-        table: of the file.
-        predictions: one per row of the table.
+        table: the table of the file.
+        predictions: predictions, one per row of the table.
     """
     found = run.task.grade(table, run.settings.data, known.labels, predictions)
     if found is None:

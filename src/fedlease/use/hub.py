@@ -1,4 +1,4 @@
-"""A folder as a repository of the model hub."""
+"""Uploads a folder to a repository of the model hub."""
 
 import re
 from pathlib import Path
@@ -13,10 +13,10 @@ NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")
 
 
 def check_push(name: str) -> None:
-    """Looks at what can be known before anything is computed; nothing is sent.
+    """Checks, before anything is computed, the name of a repository and that there is a token; sends nothing.
 
     Raises:
-        ConfigError: no name of a repository, or no token.
+        ConfigError: it is no name of a repository, or there is no token.
     """
     from huggingface_hub import get_token
 
@@ -27,28 +27,28 @@ def check_push(name: str) -> None:
 
 
 def push(name: str, folder: Path, *, private: bool = True) -> str:
-    """Uploads every file of a folder in one commit; other files that a repository has stay.
+    """Uploads every file of a folder in one commit; other files in the repository stay.
 
-    huggingface_hub takes endpoint and token from the environment (``HF_ENDPOINT``, ``HF_TOKEN``, or what ``hf auth
-    login`` stored); fedlease stores neither.
+    huggingface_hub takes endpoint and token from the environment (``HF_ENDPOINT``, ``HF_TOKEN``) or from ``hf auth
+    login``; fedlease stores neither.
 
     Args:
-        name: ``owner/name``, made when missing; a bare name is of the token's owner.
-        folder: what is uploaded.
-        private: of a new repository; one that is there stays as it is.
+        name: repository ``owner/name``, which is made if it is missing; without ``owner/`` it is the token owner's.
+        folder: folder to upload.
+        private: whether a new repository is private; an existing one stays as it is.
 
     Returns:
         The address of the repository.
 
     Raises:
-        ConfigError: as :func:`check_push`, or the hub refuses or cannot be reached; the folder stays.
+        ConfigError: see :func:`check_push`; or the hub refuses or cannot be reached. The folder stays.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         from httpx import HTTPError
-    except ImportError:  # below version 1 huggingface_hub uses requests, whose errors are OSErrors
+    except ImportError:  # huggingface_hub before version 1 uses requests, whose errors are OSErrors
         HTTPError = OSError  # type: ignore[misc, assignment]
     check_push(name)
     api = HfApi(library_name="fedlease", library_version=__version__)
@@ -61,7 +61,7 @@ def push(name: str, folder: Path, *, private: bool = True) -> str:
         raise ConfigError(
             f"push-to-hub: {api.endpoint} answers {error.response.status_code} for {name}: {reason}{rest}"
         ) from error
-    except (HTTPError, OSError, RuntimeError) as error:  # the last from an upload that broke off
+    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: the upload was interrupted
         reason = printable(str(error), longest=200)
         raise ConfigError(f"push-to-hub: {api.endpoint} was not reached: {reason}{rest}") from error
     return f"{api.endpoint}/{made.repo_id}"

@@ -1,7 +1,7 @@
-"""A client that joins a finished run of a method without experts: it plays the last rounds once more, alone.
+"""Joins a newcomer to a finished run of a method without experts, by repeating the last rounds with it alone.
 
-It is admitted as a client that comes late, is given the method's tasks, and what it sends is aggregated by itself, on a
-copy of the run's last state: what it moves is its own copy, and everyone else's model stays as it is.
+The newcomer is admitted as a late client and gets the method's tasks. Its updates are aggregated alone, on a copy of
+the run's last state, so that the models of other clients do not change.
 """
 
 from collections.abc import Callable
@@ -31,18 +31,18 @@ def join(
 ) -> tuple[ClientModel, ClientModel]:
     """A newcomer's model on arrival, and after its own rounds.
 
-    A method in which late clients warm up has it do so first; a method that adapts to its clients, by a choice among
-    candidates, a cluster or a rest of the world, adapts to this one.
+    It warms up first if the method's late clients do. Candidates, clusters and the rest of the world are chosen or
+    computed for it as for any client.
 
     Args:
         run: opened run folder.
         client: the newcomer, with its rows.
         trainer: trains on the run's resident model.
-        epochs: passes over its rows beside that warm-up: as many of the last rounds are played as have them.
+        epochs: passes over its rows after the warm-up, which determine the number of rounds that are repeated.
         on_batch: called after every optimiser step.
 
     Raises:
-        RunFailedError: its training diverged, or its rows teach nothing.
+        RunFailedError: its training diverged, or its update was refused.
     """
     me, local = client.data.id, run.settings.train.local_epochs
     heads = {known.id: known.labels for known in run.clients.values() if not known.newcomer} | {me: client.data.labels}
@@ -54,7 +54,7 @@ def join(
     arrival = replace(arrival, tensors=worker.received(arrival)[0], candidates=())
     done, step, used = 0, 0, None
     while done < epochs:
-        # The last rounds, so that a method which changes with its rounds ends where the run has ended.
+        # These are the last rounds, so that a method whose tasks depend on the round ends like the run.
         state = at_round(state, max(1, policy.last_round + 1 - -(-(epochs - done) // local)))
         task = policy.task(state, me)
         assert task is not None  # the round is one of the run
@@ -82,5 +82,5 @@ def join(
 
 
 def _cut(task: ClientTask, most: int) -> ClientTask:
-    """The task with a bounded number of passes in each of its stages."""
+    """The task with at most ``most`` passes in each of its stages."""
     return replace(task, stages=tuple(replace(stage, epochs=min(stage.epochs, most)) for stage in task.stages))

@@ -1,4 +1,4 @@
-"""A client's personalised model as an ordinary PEFT model."""
+"""Loads a client's personalised model as an ordinary PEFT model."""
 
 import functools
 from pathlib import Path
@@ -34,28 +34,27 @@ def load(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> PeftModel:
-    """The personalised model of one client, in evaluation mode; it predicts exactly what was scored.
+    """Loads the personalised model of one client in evaluation mode; its predictions are those that were scored.
 
     Labels are in ``model.config.id2label``. It is an ordinary PEFT model: ``save_pretrained`` writes an adapter that
-    ``PeftModel.from_pretrained`` reads after ``import fedlease.peft_plugin``. With the adapter disabled it predicts as
-    the run's untrained model did: the base, and the head's initial values. A regression gives numbers in the unit of
-    the client's rows, unless its head has no bias: then (number - mean) / deviation of its train rows, as
-    ``clients.json`` has them.
+    ``PeftModel.from_pretrained`` reads after ``import fedlease.peft_plugin``. With the adapter disabled, it predicts as
+    the run's untrained model: the base, with the head's initial values. A regression model predicts numbers in the unit
+    of the client's rows; if its head has no bias, it predicts (number - mean) / deviation, with the mean and deviation
+    of its train rows from ``clients.json``.
 
     Args:
-        run_folder: of a finished run, or of one that is still going: then its last step is taken; or what a Flower
-            node wrote of its own model.
-        client: id of a client of the run, or of one onboarded since; None if there is only one.
-        method: one of the run's methods; None takes the main one.
-        device: where it computes, as the setting ``device``; None takes the CPU, or the run's device where the base's
-            quantisation does not work on a CPU.
-        dtype: of the frozen base and its products, ``float32`` or ``bfloat16``; None takes the run's. Adapter and head
-            are in float32; where the base is not, ``forward`` switches autocast on by itself.
+        run_folder: folder of a finished run; of a run in progress, whose last step is used; or of a node's own model.
+        client: id of a client of the run, or of a newcomer; None if there is only one.
+        method: a method of the run; None takes the main one.
+        device: device of the computation; None takes the CPU, or the run's device if the base's quantisation does not
+            work on a CPU.
+        dtype: type of the frozen base and its matrix products, ``float32`` or ``bfloat16``; None takes the run's.
+            Adapter and head are in float32; if the base is not, ``forward`` uses autocast.
 
     Raises:
-        RunFolderError: no run folder, damaged, or before its first step; or the base model has changed since.
+        RunFolderError: it is no run folder, is damaged, or has no finished step; or the base model has changed since.
         ConfigError: the run has no such client or method, or several clients and none is named; or the device or the
-            type cannot be had.
+            type is not available.
     """
     settings = read_settings(Path(run_folder))
     quantisation = settings.base.quantisation
@@ -80,7 +79,7 @@ def load(
 def _as_peft(run: OpenRun, model: ClientModel, labels: tuple[str, ...]) -> PeftModel:
     base = run.base
     run.resident.use_head(run.resident.head_modules(len(labels)))
-    # The head of the disabled adapter; PEFT copies it for the trained one.
+    # This becomes the head of the disabled adapter; PEFT copies it for the trained one.
     copy_into(head_parameters(base.model, base.head_modules), run.loaded.head(labels).tensors)
     config: Any = base.model.config
     for key, value in label_names(labels, task_facts(run.settings.task).model.problem_type).items():
@@ -102,8 +101,8 @@ def _as_peft(run: OpenRun, model: ClientModel, labels: tuple[str, ...]) -> PeftM
 
 
 def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Has every forward pass of a model run under autocast, wherever the model is moved or copied to."""
-    # A partial, unlike a closure, is copied together with its model.
+    """Makes every forward pass of a model run under autocast, also after the model is moved or copied."""
+    # Unlike a closure, a partial is copied together with its model.
     forward = functools.partial(_forward_in, model.forward, model, dtype)
     model.forward = functools.update_wrapper(forward, model.forward)
 
@@ -125,10 +124,10 @@ def tokenizer(run_folder: str | Path) -> Any:
     """The tokenizer of a run's base model.
 
     Args:
-        run_folder: as of :func:`load`.
+        run_folder: see :func:`load`.
 
     Raises:
-        RunFolderError: no run folder, or damaged; or the tokenizer has changed since the run.
+        RunFolderError: it is no run folder, or is damaged; or the tokenizer has changed since the run.
     """
     out = Path(run_folder)
     settings = read_settings(out)

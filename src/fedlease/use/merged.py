@@ -1,4 +1,4 @@
-"""A client's whole model without adapters: one folder that transformers and every server of its models load."""
+"""Merges a client's adapter into the base, and writes the model for transformers and servers of its models."""
 
 import copy
 import json
@@ -21,9 +21,7 @@ __all__ = ["in_own_unit", "label_names", "merged_into", "write_merged"]
 
 
 def label_names(labels: tuple[str, ...], problem_type: str | None = None) -> dict[str, Any]:
-    """Labels, and what outputs mean, as transformers' ``from_pretrained`` and ``config`` take them; empty without
-    labels.
-    """
+    """Labels and problem type as transformers' ``from_pretrained`` and ``config`` take them; empty without labels."""
     if not labels:
         return {}
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
@@ -31,14 +29,14 @@ def label_names(labels: tuple[str, ...], problem_type: str | None = None) -> dic
 
 
 def in_own_unit(model: ClientModel, scale: Scale) -> ClientModel | None:
-    """The model with a head that gives numbers in the unit of the client's rows, and not in deviations from their mean.
+    """The model with a head that predicts numbers in the unit of the client's rows instead of standardised numbers.
 
     Args:
-        model: with its head.
+        model: a model with its head.
         scale: mean and standard deviation of the client's numbers.
 
     Returns:
-        None if the last layer of the head has no bias, which could take up the mean.
+        The model; None if the last layer of its head has no bias, to which the mean would be added.
     """
     if scale == UNSCALED:
         return model
@@ -55,16 +53,16 @@ def in_own_unit(model: ClientModel, scale: Scale) -> ClientModel | None:
 
 @contextmanager
 def merged_into(resident: ResidentModel, model: ClientModel, num_labels: int) -> Iterator[ClientModel]:
-    """Adds a single adapter to the weights of the base while open; afterwards the base is bit for bit what it was.
+    """Adds a single adapter to the weights of the base within the context, and restores them bit for bit afterwards.
 
     Args:
-        resident: with a base in float32 or bfloat16, in whose type the sums are stored.
+        resident: a resident model whose base is in float32 or bfloat16, the type in which the sums are stored.
         model: a single adapter (A, B), with its head.
         num_labels: size of the head.
 
     Yields:
-        The same head, rounded to the type of the base, with an adapter that adds nothing: what ``resident`` loads to
-        compute with the merged weights.
+        A model to load into ``resident`` for the merged weights: the head rounded to the type of the base, and a zero
+        adapter.
 
     Raises:
         ConfigError: an adapted module shares its weights with another, or they are packed.
@@ -99,21 +97,21 @@ def write_merged(
     names: Mapping[str, Any],
     chat_template: str | None = None,
 ) -> None:
-    """Writes the base with the weights and the head that it has now, its tokenizer, and the names of its labels.
+    """Writes the base with its current weights and head, its tokenizer, and the names of its labels.
 
     Args:
-        folder: of the new files; no path of this machine is written into them.
-        resident: inside :func:`merged_into`.
-        source: of the base, whose configuration is taken but for labels and padding.
-        tokenizer: of the base, with the padding that it needs.
-        names: of the labels of the head, as :func:`label_names` gives them.
-        chat_template: for the tokenizer; None leaves its own.
+        folder: folder for the files, into which no path of this machine is written.
+        resident: a resident model within :func:`merged_into`.
+        source: source of the base, whose dropout rates are restored.
+        tokenizer: tokenizer of the base, with the padding that it needs.
+        names: labels of the head, from :func:`label_names`.
+        chat_template: template for the tokenizer; None leaves its own.
     """
     from transformers import AutoConfig
 
     base: Any = resident.unwrapped()
     config, tokenizer = copy.deepcopy(base.config), copy.deepcopy(tokenizer)
-    # Dropout that the run switched off is there again for who trains on.
+    # Restores dropout that the run switched off, for further training.
     for key, value in AutoConfig.from_pretrained(**source.pretrained).to_dict().items():
         if isinstance(value, float) and ("dropout" in key or "pdrop" in key):
             setattr(config, key, value)
@@ -159,7 +157,7 @@ def _config_of(base: Any, config: Any) -> Iterator[None]:
 
 
 def _without_paths(path: Path) -> None:
-    """Takes out the names under which this machine knew the base."""
+    """Removes the base's names on this machine from a file."""
     content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     kept = {key: value for key, value in content.items() if key not in ("_name_or_path", "name_or_path")}
     path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""A ready Flower app: what ``fedlease new`` writes.
+"""Writes a ready Flower app for ``fedlease new`` from templates and sample rows.
 
-Templates, the few values that they take, and sample rows; nothing here runs.
+The app's code belongs in the templates, and is not run here.
 """
 
 import ipaddress
@@ -24,10 +24,10 @@ from fedlease.files import write_atomically
 __all__ = ["CLIENTS", "write_app"]
 
 CLIENTS = ("site-a", "site-b", "site-c")
-"""Clients of an app for which none are named."""
+"""Clients of an app if none are named."""
 
 OF_A_NODE = "node.yaml.j2"
-"""What stands beside the rows of every client."""
+"""Template of the node's rules, which are written beside the rows of every client."""
 
 LAST_PORT = 65535
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -38,26 +38,26 @@ def write_app(folder: Path, clients: Sequence[str] = CLIENTS, host: str = "local
     """Writes a Flower app: code of server and client, settings, sample rows, and a README with every command.
 
     Args:
-        folder: new or empty; its name becomes the app's.
-        clients: ids of at least two clients; they stand in shell commands.
+        folder: a new or empty folder; its name becomes the app's.
+        clients: ids of at least two clients, which appear in shell commands.
         host: name or address under which clients reach the server.
-        port: of the server; the next is its SuperLink's, on the loopback address, and those after it are the clients',
-            each on its own machine.
+        port: port of the server; the next one is for its SuperLink on the loopback address, and the following ones are
+            for the clients, each on its own machine.
 
     Raises:
-        ConfigError: the folder holds files, or a value cannot be used; every fault at once.
+        ConfigError: the folder is not empty, or values cannot be used; the error has every fault.
     """
     faults = _faults(folder, clients, host, port)
     if faults:
         raise ConfigError(faults)
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "federation"
-    # Never the name of a package that is imported, such as flower.
+    # The suffix avoids the names of imported packages, such as flower.
     package = f"{name.removesuffix('-app').replace('-', '_')}_app"
     values: dict[str, Any] = {
         "name": name,
-        # No module begins with a digit.
+        # A module's name cannot begin with a digit.
         "package": package if package[0].isalpha() else f"app_{package}",
-        # The ports of their SuperNodes differ, so that several fit on one machine.
+        # The SuperNodes have different ports, so that several can run on one machine.
         "machines": [{"id": client, "port": port + number} for number, client in enumerate(clients, 2)],
         "host": host,
         "port": port,
@@ -112,7 +112,9 @@ def _faults(folder: Path, clients: Sequence[str], host: str, port: int) -> list[
         faults.append(f"--host: must be a host name or an address, got {host!r}")
     last = LAST_PORT - 1 - len(clients)
     if not 1 <= port <= last:
-        faults.append(f"--port: must be from 1 to {last}, those of SuperLink and clients follow it, got {port}")
+        faults.append(
+            f"--port: must be from 1 to {last}, since SuperLink and clients use the ports after it, got {port}"
+        )
     return faults
 
 

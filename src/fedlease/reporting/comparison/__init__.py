@@ -1,4 +1,4 @@
-"""The page of a comparison, from ``compare.json``.
+"""Renders the page of a comparison from ``compare.json``.
 
-Nothing is run, and no statistic is computed.
+Running methods and computing statistics do not belong here.
 """

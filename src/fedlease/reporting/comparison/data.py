@@ -1,4 +1,4 @@
-"""``compare.json`` as frozen values, read and checked as a whole."""
+"""Reads and checks ``compare.json`` as frozen values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,10 @@ from fedlease.tasks.metrics import MetricWords
 __all__ = ["FEWEST_SEEDS", "MANY", "Comparison", "Coverage", "Failure", "Gap", "Score", "Variant", "read_comparison"]
 
 FEWEST_SEEDS = 3
-"""Seeds from which on conclusions are drawn; with fewer, intervals are shown and nothing is concluded from them."""
+"""Fewest seeds for which conclusions are drawn; with fewer, intervals are only shown."""
 
 MANY = 8
-"""Variants that have a colour each; more are grouped by kind."""
+"""Most variants for which each has its own colour; more are grouped by kind."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Gap:
 
     @property
     def holds_zero(self) -> bool:
-        """Whether the interval leaves open which of the two is better."""
+        """Whether the interval contains zero, so that either of the two may be better."""
         return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of a seed's clients its means are taken over, and why each of the others is left out."""
+    """The number of a seed's clients that its means include, and why each of the others is left out."""
 
     seed: int
     averaged: int
@@ -96,19 +96,19 @@ class Variant:
     """A variant in the comparison: a method, or one with settings of its own.
 
     Attributes:
-        name: of its row.
-        method: which it is.
-        changes: dotted settings of its own.
-        mean: over clients.
-        worst_client: the lowest score of a client.
-        per_task: task -> mean over its clients.
-        num_experts: one number per seed; None without an allocation.
-        bytes_up: adapters, one number per seed.
-        bytes_down: adapters, one number per seed.
-        seconds: one number per seed.
-        trainable_parameters: of one client.
-        points: per seed the mean over clients by passes.
-        kind: what is shared, see :data:`fedlease.core.choices.Kind`; empty where the file has none.
+        name: name of the variant.
+        method: name of its method.
+        changes: its own settings, by dotted names.
+        mean: mean score over clients.
+        worst_client: lowest score of a client.
+        per_task: task -> mean score over its clients.
+        num_experts: number of experts per seed; None without an allocation.
+        bytes_up: bytes of adapters that clients sent, per seed.
+        bytes_down: bytes of adapters that clients received, per seed.
+        seconds: seconds per seed.
+        trainable_parameters: number of trainable parameters of one client.
+        points: per seed, the mean over clients by passes.
+        kind: what is shared, see :data:`fedlease.core.choices.Kind`; empty if the file has none.
     """
 
     name: str
@@ -127,7 +127,7 @@ class Variant:
 
     @property
     def curves(self) -> tuple[dict[int, float], ...]:
-        """Per seed, the mean over clients by passes made, where somebody was scored."""
+        """Per seed, passes -> mean over clients, if some client was scored."""
         return tuple({p.passes: p.mean for p in seed if p.mean is not None} for seed in self.points)
 
     @property
@@ -142,18 +142,18 @@ class Comparison:
     """A comparison.
 
     Attributes:
-        metric: its key.
+        metric: key of the metric.
         head: policy for heads.
-        passes: over each client's rows, the same for all variants.
-        seeds: of the runs.
+        passes: number of passes over each client's rows, the same for all variants.
+        seeds: seeds of the runs.
         majority_mean: mean score of the majority baseline.
         variants: the first is compared with each of the others.
-        differences: how much the first is above each of the others.
+        differences: other variant -> how much the first is above it.
         coverage: one entry per seed.
-        learning_rates: variant -> learning rate -> score on validation rows of the first seed, None where training
-            failed; {} where none was chosen.
-        verdict: what the first variant gains every client over ``local``; None in comparisons without.
-        failed: name of a variant that is not compared -> why.
+        learning_rates: variant -> learning rate -> score on validation rows of the first seed, None if training failed;
+            empty if no rate was chosen.
+        verdict: what each client gains over ``local`` with the first variant; None in comparisons without ``local``.
+        failed: name of a variant that is not compared -> the failure.
     """
 
     metric: str
@@ -171,12 +171,12 @@ class Comparison:
 
     @property
     def many(self) -> bool:
-        """Whether variants are grouped by kind, since there are many."""
+        """Whether there are so many variants that they are grouped by kind."""
         return len(self.variants) > MANY
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of the variants, in their order."""
+        """The distinct kinds of the variants, in order."""
         return tuple(dict.fromkeys(v.kind for v in self.variants))
 
     @property
@@ -191,12 +191,12 @@ class Comparison:
 
     @property
     def enough_seeds(self) -> bool:
-        """Whether there are enough seeds to conclude that two variants differ, or cannot be told apart."""
+        """Whether there are enough seeds to conclude that two variants differ or cannot be told apart."""
         return len(self.seeds) >= FEWEST_SEEDS
 
     @property
     def words(self) -> MetricWords:
-        """How the metric and what stands beside it are called."""
+        """The words for the metric and for related values."""
         return of_metric(self.metric, self.learnt)
 
     @property
@@ -206,15 +206,15 @@ class Comparison:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """In the order of the file."""
+        """The tasks, in the order of the file."""
         return tuple(self.first.per_task)
 
 
 def read_comparison(content: Mapping[str, Any]) -> Comparison:
-    """The content of ``compare.json`` as values.
+    """Reads the content of ``compare.json``.
 
     Raises:
-        RunFolderError: something is missing or not what it should be.
+        RunFolderError: something is missing or invalid.
     """
     rows, first = content.get("variants"), content.get("first")
     if not isinstance(rows, dict) or not isinstance(first, str) or first not in rows:
@@ -239,7 +239,7 @@ def read_comparison(content: Mapping[str, Any]) -> Comparison:
 
 
 def _grouped(c: Comparison) -> tuple[Variant, ...]:
-    """The first variant; then the others of its kind, and kind by kind the rest, each from the highest mean down."""
+    """The first variant, then the others of its kind, then those of other kinds; by falling mean within a kind."""
     kinds = [c.first.kind, *get_args(Kind)]
     others = sorted(
         c.others, key=lambda v: (kinds.index(v.kind) if v.kind in kinds else len(kinds), -v.mean.mean, v.name)

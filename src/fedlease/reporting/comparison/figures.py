@@ -1,4 +1,4 @@
-"""The figures of a comparison: means over passes, scores by task, paired differences."""
+"""Figures of a comparison: means over passes, scores by task, paired differences."""
 
 from statistics import fmean
 from typing import Any
@@ -37,12 +37,12 @@ FAINT_LINE = {"color": "rgba(127,127,127,0.35)", "width": 1}
 
 
 def comparison_figures(c: Comparison) -> list[Figure]:
-    """The figures; differences only if there are variants to compare."""
+    """The figures; that of differences only if there are other variants."""
     return [_curves(c), _by_task(c), *([_differences(c)] if c.others else [])]
 
 
 def _curves(c: Comparison) -> Figure:
-    """A thick line per method, the mean over seeds where all have a value; its seeds are thin lines beside it."""
+    """Draws a thick line per method, its mean over seeds where all have a value, and a thin line per seed."""
     if c.many:
         return many_curves(c)
     thin: list[dict[str, Any]] = []
@@ -83,7 +83,7 @@ def _curves(c: Comparison) -> Figure:
 
 
 def _by_task(c: Comparison) -> Figure:
-    """Dots, one row of the figure per task and within it one line per method; bars are standard deviations."""
+    """Draws a dot per task and method, with standard deviations as bars; tasks are rows of the figure."""
     if c.many:
         return many_by_task(c)
     step = 0.8 / len(c.variants)
@@ -114,7 +114,7 @@ def _by_task(c: Comparison) -> Figure:
 
 
 def _differences(c: Comparison) -> Figure:
-    """A forest plot: a dot and its interval per method; of three seeds and more, filled where it leaves out zero."""
+    """Draws a forest plot: a dot and its interval per method; with enough seeds, filled if it excludes zero."""
     traces = []
     places, names = lines_of(c, c.others)
     kinds = ((False, "interval without zero"), (True, "interval with zero"))

@@ -1,4 +1,4 @@
-"""Figures of scores against cost: the bytes that clients send, and the time."""
+"""Figures of scores against costs: bytes that clients send, and seconds."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -13,7 +13,7 @@ __all__ = ["cost_figures", "unbeaten"]
 
 
 def cost_figures(c: Comparison) -> list[Figure]:
-    """Both figures."""
+    """The figures of scores against bytes and against seconds."""
     seconds = {"title": "seconds of all clients and steps", "ticksuffix": " s"}
     sent = {"title": "adapter bytes sent up by all clients", "ticksuffix": "B", "tickformat": "~s"}
     up: Callable[[Variant], float] = lambda m: fmean(m.bytes_up)  # noqa: E731
@@ -26,7 +26,7 @@ def cost_figures(c: Comparison) -> list[Figure]:
 
 
 def unbeaten(scores: Sequence[float], costs: Sequence[float]) -> list[int]:
-    """The places for which no other has at least the score at most at the cost, and is better in one of them."""
+    """Indices of the Pareto front: no other entry is at least as good in score and cost, and better in one of them."""
     pairs = list(zip(scores, costs, strict=True))
     return [
         place
@@ -45,7 +45,7 @@ def _against(
     after: str,
     columns: tuple[str, tuple[str, Callable[[Variant], str]] | None],
 ) -> Figure:
-    """Draws every variant at its cost and mean; of many, only the unbeaten ones and the first are named."""
+    """Draws every variant at its cost and mean; if there are many, names only the first and the unbeaten ones."""
     costs, means = [cost(m) for m in c.variants], [m.mean.mean for m in c.variants]
     best = [c.variants[place] for place in unbeaten(means, costs)]
     first, more = columns

@@ -1,4 +1,4 @@
-"""Figures of a comparison of more variants than there are colours."""
+"""Figures of a comparison with more variants than colours, and parts that other figures share."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -29,7 +29,7 @@ def curves_figure(
     rows: Sequence[tuple[str, ...]],
     height: int,
 ) -> Figure:
-    """Traces of mean scores by passes within their axes; ``rows`` are the figure's table."""
+    """The figure of mean scores by passes, from its traces, its text and the rows of its table."""
     last = max((x for m in c.variants for curve in m.curves for x in curve), default=0)
     layout = base_layout(
         xaxis=passes_axis(last, scored=c.rounds_scored),
@@ -42,7 +42,7 @@ def curves_figure(
 
 
 def highest(c: Comparison) -> list[str]:
-    """A sentence per task: which variant has the highest score."""
+    """One sentence per task that names the variant with the highest score."""
     text = []
     for task in c.tasks:
         best = max(c.variants, key=lambda m: m.per_task[task].mean)
@@ -51,7 +51,7 @@ def highest(c: Comparison) -> list[str]:
 
 
 def many_curves(c: Comparison) -> Figure:
-    """A line per method, the mean over seeds where all have a value, in the colour of its kind."""
+    """Draws a line per method in the colour of its kind: its mean over seeds where all have a value."""
     traces, rows = [], []
     for m in c.variants:
         places = sorted({x for curve in m.curves for x in curve})
@@ -73,7 +73,7 @@ def many_curves(c: Comparison) -> Figure:
 
 
 def many_by_task(c: Comparison) -> Figure:
-    """A line of the figure per method, by kind, and on it a mark for each task and one for the mean over clients."""
+    """Draws a row per method, by kind, with a mark for each task and one for the mean over clients."""
     places, names = lines_of(c, c.variants)
     tasks = (*c.tasks, "mean over clients")
     traces = []

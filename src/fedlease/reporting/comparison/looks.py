@@ -1,4 +1,4 @@
-"""How variants look in figures: one by one, or where they are many, by kind."""
+"""Styles of variants in figures: each its own, or that of its kind if there are many."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,12 @@ __all__ = ["around", "bars", "colour_of", "dots", "hover", "legend_of", "line_of
 
 
 def colour_of(c: Comparison, m: Variant) -> str:
-    """A colour of its own, or that of its kind."""
+    """The variant's own colour, or that of its kind if there are many."""
     return PALETTE[_number(c, m) % len(PALETTE)]
 
 
 def dots(c: Comparison, m: Variant, texts: list[str], size: int = 9) -> dict[str, Any]:
-    """A trace of markers, without places."""
+    """A trace of markers, without coordinates."""
     symbol = SYMBOLS[_number(c, m) % len(SYMBOLS)]
     return {
         "type": "scatter", "mode": "markers", **legend_of(c, m), "hovertext": texts, "hoverinfo": "text",
@@ -24,7 +24,7 @@ def dots(c: Comparison, m: Variant, texts: list[str], size: int = 9) -> dict[str
 
 
 def legend_of(c: Comparison, m: Variant) -> dict[str, Any]:
-    """A line of the legend: the variant's own, or one for its kind, which shows and hides all of that."""
+    """An entry of the legend: the variant's own, or one for its kind, which shows and hides all of that kind."""
     if not c.many:
         return {"name": label(m.name, 30)}
     leads = m is next(v for v in c.variants if v.kind == m.kind)
@@ -32,7 +32,7 @@ def legend_of(c: Comparison, m: Variant) -> dict[str, Any]:
 
 
 def line_of(c: Comparison, m: Variant) -> dict[str, Any]:
-    """Colour, dashes and width of a line where variants are many: within a kind they differ by dashes."""
+    """Colour, dashes and width of a line if there are many variants; within a kind they differ by dashes."""
     same = [v for v in c.variants if v.kind == m.kind]
     return {
         "color": colour_of(c, m),
@@ -42,8 +42,10 @@ def line_of(c: Comparison, m: Variant) -> dict[str, Any]:
 
 
 def lines_of(c: Comparison, variants: Sequence[Variant]) -> tuple[dict[str, int], list[str]]:
-    """Name -> line of a figure with one line per variant, and what stands beside the lines: names and, before the first
-    of a kind where they are many, the kind."""
+    """Rows of a figure with one row per variant: name -> number of its row, and the labels of all rows.
+
+    If there are many variants, the first of each kind is preceded by a row that names the kind.
+    """
     places: dict[str, int] = {}
     texts: list[str] = []
     for number, m in enumerate(variants):
@@ -63,14 +65,14 @@ def bars(along: str, scores: Sequence[Score], colour: str) -> dict[str, Any]:
 
 
 def around(values: Sequence[float]) -> list[float]:
-    """A range that holds zero and all values, with room at both ends."""
+    """A range that includes zero and all values, with a margin at both ends."""
     low, high = min(0.0, *values), max(0.0, *values)
     room = 0.05 * ((high - low) or 1)
     return [low - room, high + room]
 
 
 def named_axis(texts: Sequence[str]) -> dict[str, Any]:
-    """A vertical axis with a text at 0, 1, ... from the top."""
+    """A vertical axis with texts at 0, 1, ... from the top."""
     return axis(
         "", tickmode="array", tickvals=list(range(len(texts))), ticktext=list(texts), showgrid=False,
         range=[len(texts) - 0.5, -0.5], ticklabelstandoff=8,

@@ -1,4 +1,4 @@
-"""A comparison of methods as one page that needs no network, ``compare.html``, and as Markdown."""
+"""Renders a comparison of methods as ``compare.html``, a page that needs no network, and as Markdown."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ __all__ = ["compare_page", "markdown", "write_compare_page"]
 
 
 def write_compare_page(content: Mapping[str, Any], out: Path) -> Path:
-    """Writes ``compare.html``, of the content of ``compare.json``, into a comparison's folder; returns where it is.
+    """Writes ``compare.html`` from the content of ``compare.json`` into the folder ``out``; returns its path.
 
     Raises:
-        RunFolderError: something is missing in the content, or not what it should be.
+        RunFolderError: something is missing in the content or invalid.
         MissingPackageError: plotly or jinja2 is not installed.
     """
     path = out / "compare.html"
@@ -29,10 +29,10 @@ def write_compare_page(content: Mapping[str, Any], out: Path) -> Path:
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The tables of a comparison, how they read, and the terms, in the words of its page, of ``compare.json``.
+    """Renders the content of ``compare.json`` as Markdown, with the tables and sentences of the page.
 
     Raises:
-        RunFolderError: something is missing in the content, or not what it should be.
+        RunFolderError: something is missing in the content or invalid.
     """
     c = read_comparison(content)
     gains = gain_table(c.verdict, c.words) if c.verdict and c.verdict.gain else None
@@ -50,10 +50,10 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def compare_page(content: Mapping[str, Any]) -> str:
-    """The page as text; the same content of ``compare.json`` gives the same text, in whatever folder.
+    """Renders the content of ``compare.json`` as HTML; the same content gives the same text.
 
     Raises:
-        RunFolderError: something is missing in the content, or not what it should be.
+        RunFolderError: something is missing in the content or invalid.
         MissingPackageError: plotly or jinja2 is not installed.
     """
     c = read_comparison(content)

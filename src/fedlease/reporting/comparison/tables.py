@@ -51,13 +51,13 @@ def failed_table(c: Comparison) -> Table | None:
 
 
 def above(c: Comparison, name: str) -> Cell:
-    """How much the first variant is above another, with the interval; empty for the first itself."""
+    """How much the first variant is above another, with the interval; empty for the first variant itself."""
     gap = c.differences.get(name) if name != c.first.name else None
     return Cell(str(gap), gap.mean) if gap else Cell("")
 
 
 def cost_table(c: Comparison) -> Table:
-    """Experts, bytes, trained parameters and time of every variant."""
+    """Tabulates experts, bytes, trained parameters and time of every variant."""
     rows = tuple(
         (
             Cell(v.name),
@@ -81,7 +81,7 @@ def experts(counts: Sequence[int | None]) -> Cell:
 
 
 def rate_table(c: Comparison) -> Table | None:
-    """The score of every learning rate tried, with the one chosen marked; None if no rate was chosen."""
+    """Tabulates the score of every learning rate tried, with the chosen one marked; None if none was chosen."""
     if not c.learning_rates:
         return None
     tried = sorted({rate for scores in c.learning_rates.values() for rate in scores})
@@ -96,7 +96,7 @@ def rate_table(c: Comparison) -> Table | None:
 
 
 def settings_table(c: Comparison) -> Table | None:
-    """The settings that set variants apart; None if all are methods as they come."""
+    """Tabulates the settings that distinguish variants; None if none has settings of its own."""
     hidden = {"train.lr"} if c.learning_rates else set()
     if not any(v.changes.keys() - hidden or v.name != v.method for v in c.variants):
         return None

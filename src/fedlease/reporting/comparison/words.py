@@ -1,4 +1,4 @@
-"""The sentences of a comparison: who is best, what the intervals allow to say, where the first method loses."""
+"""Sentences of a comparison: which method is best, what the intervals show, and where the first method is worse."""
 
 from fedlease.core.wording import counted, enumerated, listed
 from fedlease.reporting.comparison.data import FEWEST_SEEDS, Comparison, Coverage
@@ -10,7 +10,7 @@ from fedlease.reporting.verdict import task_lines
 __all__ = ["clients_over", "difference_words", "facts", "reading", "title"]
 
 LISTED = 6
-"""More than these in one sentence are counted only."""
+"""Most names in one sentence; more are only counted."""
 FEW_SEEDS = 5
 
 
@@ -50,7 +50,7 @@ def _compared(c: Comparison) -> str:
 
 
 def reading(c: Comparison) -> list[str]:
-    """The result in plain words, also where it is not the first method's."""
+    """The result in plain words, whichever method is best."""
     if not c.others:
         text = [f"{c.first.name} reaches a mean {c.words.name} of {c.first.mean} %. Nothing else was run."]
     else:
@@ -72,7 +72,7 @@ def _joined(c: Comparison) -> list[str]:
 
 
 def clients_over(coverage: tuple[Coverage, ...]) -> str:
-    """``3 to 4 of 4 clients``: what means are over."""
+    """The number of clients in the means, such as ``3 to 4 of 4 clients``."""
     counts, totals = [entry.averaged for entry in coverage], [entry.clients for entry in coverage]
     clients = f"{span(totals)} client{'' if max(totals) == 1 else 's'}"
     if counts == totals:
@@ -81,7 +81,7 @@ def clients_over(coverage: tuple[Coverage, ...]) -> str:
 
 
 def difference_words(c: Comparison) -> str:
-    """How the intervals come about and what they do not say."""
+    """Explains how the intervals are computed and what they do not show."""
     over = "over test rows alone"
     if len(c.seeds) > 1:
         over = f"Student's over the {len(c.seeds)} seeds, and counts what seeds share by having the same test rows"
@@ -93,7 +93,7 @@ def difference_words(c: Comparison) -> str:
 
 
 def _pairs(c: Comparison) -> str:
-    """Over how many clients each difference is, where that is not what the means are over."""
+    """The number of clients in each difference, if it is not that of the means."""
     averaged = tuple(entry.averaged for entry in c.coverage)
     others = {name: gap.clients for name, gap in c.differences.items() if gap.clients != averaged}
     if not others:
@@ -103,7 +103,7 @@ def _pairs(c: Comparison) -> str:
 
 
 def _missing(c: Comparison) -> list[str]:
-    """Names the clients that are in no mean and why, a sentence for each seed that misses any."""
+    """Names the clients that are left out of means with the reasons, in one sentence per seed."""
     return [
         f"In seed {entry.seed} the means are over {entry.averaged} of {counted(entry.clients, 'client')}, without "
         f"{named(entry.left_out)}."
@@ -151,12 +151,12 @@ def _distinguished(c: Comparison) -> list[str]:
 
 
 def _few(c: Comparison, names: list[str]) -> str:
-    """The names, or how many there are where the figure of differences says it better."""
+    """The names, or their number if there are more than :data:`LISTED`."""
     return enumerated(names) if len(names) <= LISTED else f"{len(names)} of the {len(c.others)} others"
 
 
 def _behind(c: Comparison) -> str:
-    """Tasks and worst client on which another method is above the first, without intervals, as the text says."""
+    """Names the tasks on which another method has a higher mean than the first, and compares worst clients."""
     lost = []
     for task, own in c.first.per_task.items():
         other = max(c.others, key=lambda m: m.per_task[task].mean)

@@ -1,4 +1,4 @@
-"""The page of one run, from its folder.
+"""Renders the page of one run from its folder.
 
-No score is computed.
+Computing scores does not belong here.
 """

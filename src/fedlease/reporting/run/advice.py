@@ -18,20 +18,20 @@ TODO = {
     ONE_VALUE: "Give it rows of other values.",
     NO_TEST_ROWS: "Give it test rows, or a larger data.test_fraction.",
 }
-"""Remedies for a client that is in no mean, by the reason."""
+"""Reason why a client is in no mean -> remedy."""
 NOT_LEARNT = "which had not learnt its task"
 """Part of the warning about a client that chose its expert by loss."""
 DROPPED = "dropped (data.bad_rows)"
 """Part of the note about rows that cannot be used."""
 NEVER = "A class is never predicted"
-TOLD_ELSEWHERE = ("never predicted",)
-"""Beginnings of warnings of a summary that have an advice of their own."""
+ADVISED_ELSEWHERE = ("never predicted",)
+"""Beginnings of a summary's warnings that have an advice of their own."""
 SHOWN = 6
-"""Names listed before the rest is counted."""
+"""Most names that are listed; more are counted."""
 
 
 def advise(run: RunData) -> tuple[Advice, ...]:
-    """Warnings of a run, finished or not, the urgent ones first."""
+    """Advice on a run, finished or not, most urgent first."""
     found = [
         *_progress(run),
         *_refusals(run),
@@ -88,7 +88,7 @@ def _refusals(run: RunData) -> Iterator[Advice]:
 
 
 def _suspects(run: RunData) -> Iterator[Advice]:
-    """Clients whose updates no honest client sends, or that are odd; of every method apart, as their rounds differ."""
+    """Advice on clients with suspect updates, one per method and client, since methods have different rounds."""
     for method in run.methods:
         for client, found in suspects_of(method.steps).items():
             refused = any("refused: " in finding for finding in found)
@@ -252,7 +252,7 @@ def _scores(run: RunData) -> Iterator[Advice]:
 
 
 def _missing(run: RunData) -> Iterator[Advice]:
-    """Clients that are in no mean, those that take no part, and what else the summaries warn of."""
+    """Advice on clients that are left out of means, on skipped clients, and on other warnings of the summaries."""
     for method in run.methods:
         reasons: dict[str, list[str]] = {}
         for client, reason in method.left_out.items():
@@ -270,7 +270,7 @@ def _missing(run: RunData) -> Iterator[Advice]:
         for warning in method.warnings:
             if (
                 warning not in left | known
-                and not warning.startswith(TOLD_ELSEWHERE)
+                and not warning.startswith(ADVISED_ELSEWHERE)
                 and ("came late" not in warning and NOT_LEARNT not in warning)
             ):
                 yield _advice("look", "Warning of the run", f"{method.name}: {warning}", "Read scores with it in mind.")
@@ -290,9 +290,9 @@ def _data(run: RunData) -> Iterator[Advice]:
         yield _advice("look", "Data", warning, TODO[NOTHING_TO_LEARN])
     dropped = [warning for warning in found if DROPPED in warning]
     if dropped:
-        told = listed(dropped, SHOWN, separator="; ")
-        yield _advice("look", "Rows dropped", told, "Mend them at their source, or see that the others stand for all.")
-    # As one: of many clients each has its own.
+        notes = listed(dropped, SHOWN, separator="; ")
+        yield _advice("look", "Rows dropped", notes, "Mend them at their source, or see that the others stand for all.")
+    # The rest is one advice, since each of many clients may have a warning.
     if others := [warning for warning in found if warning not in {*mute, *dropped}]:
         yield _advice(
             "note", "Data", listed(others, separator="; "), "Nothing, if this is what you expect of these rows."

@@ -1,4 +1,4 @@
-"""How sure an allocation by corrected similarities is of each client, in numbers, in a table and in words."""
+"""Describes how sure an allocation by corrected similarities is of each client: numbers, a table and sentences."""
 
 from dataclasses import dataclass
 
@@ -22,12 +22,12 @@ __all__ = [
 ]
 
 SHOWN = 8
-"""Clients that a sentence names."""
+"""Most clients that a sentence names."""
 SMALL = 0.15
-"""Splits of one single task reach this silhouette after a short warm-up, so a best one below it may be noise."""
+"""Silhouette that splits of a single task reach after a short warm-up, so that a smaller one may be noise."""
 CLOSE = 0.03
-"""A gap between two silhouettes that another seed easily reverses: with four GLUE tasks and eight clients those of 4
-and 5 groups were that near on all of five seeds, and 5 was chosen on one."""
+"""Difference of two silhouettes that another seed easily reverses. With four GLUE tasks and eight clients, those of 4
+and 5 groups were this close on all of five seeds, and 5 groups were chosen on one."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Nearness:
     """The mean corrected similarity of a client to the clients of a group that have learnt their task.
 
     Attributes:
-        expert: of the group.
+        expert: the group's expert.
         similarity: 1 for the same task, 0 for an unrelated one.
-        error: the mean of the pairs' standard errors, which the mean's own does not exceed.
+        error: mean of the pairs' standard errors, an upper bound of the standard error of ``similarity``.
     """
 
     expert: int
@@ -57,7 +57,7 @@ def known_similarities(grouping: Allocation) -> NDArray[np.float64]:
 
 
 def nearness(grouping: Allocation) -> dict[str, tuple[Nearness | None, Nearness | None]]:
-    """Client -> similarity to its own group and to the nearest other one; None if there is none, or it is unknown."""
+    """Client -> similarity to its own group and to the nearest other group; None if there is none or it is unknown."""
     similarities, errors = known_similarities(grouping), np.asarray(grouping.corrected_error, dtype=np.float64)
     np.fill_diagonal(similarities, np.nan)
     experts = np.array([grouping.assignment[client] for client in grouping.clients])
@@ -101,16 +101,16 @@ def certainty_table(run: RunData) -> Table | None:
 
 
 def certainty_words(run: RunData) -> list[str]:
-    """Explains reliabilities and corrected similarities, and names clients that are surely placed; [] without any."""
+    """Explains reliabilities and corrected similarities, and names doubtful clients; [] without such similarities."""
     grouping = run.grouping
     if grouping is None or grouping.corrected is None:
         return []
     found = decisions(run)
     sure, close = ([c for c, is_ in found.items() if is_ == kind] for kind in ("sure", "close call"))
     text = [
-        "Each client told what either half of its rows had added to its adapter. What halves have in common, with each "
-        "other and with those of other clients, tells its reliability: the share of what was learnt that is the task "
-        "and not the noise of few rows. Similarities are corrected for it, so that clients of one task stand at 1 "
+        "Each client reported what each half of its rows had added to its adapter. How well halves agree, with each "
+        "other and with those of other clients, gives its reliability: the share of what was learnt that is the task "
+        "and not the noise of few rows. Similarities are corrected for it, so that clients of one task are at 1 "
         "whatever the number of their rows, and those of unrelated tasks at 0.",
         f"The decision was sure for {len(sure)} of {counted(len(found), 'client')}.",
     ]
@@ -134,7 +134,7 @@ def decisions(run: RunData) -> dict[str, str]:
 
 
 def doubts(run: RunData) -> list[str]:
-    """Why another number of groups might have been chosen as well, of an allocation by silhouettes."""
+    """Reasons why another number of groups might have been chosen as well, for an allocation by silhouettes."""
     grouping = run.grouping
     if grouping is None or not grouping.silhouettes or (grouping.num_experts == 1 and grouping.corrected is None):
         return []

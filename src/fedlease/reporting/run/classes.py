@@ -1,4 +1,4 @@
-"""The scores of a classifier by class, and who is taken for whom."""
+"""Tables of a classifier's scores by class, and of its confusion of classes."""
 
 from fedlease.reporting.run.data import RunData
 from fedlease.reporting.tables import Cell, Table, number, score
@@ -6,9 +6,9 @@ from fedlease.reporting.tables import Cell, Table, number, score
 __all__ = ["class_table", "confusion_tables"]
 
 LABELS = 20
-"""A wider confusion matrix cannot be read."""
+"""Most labels of a confusion matrix; a wider one cannot be read."""
 CLIENTS = 100
-"""With more clients the page has no confusion matrices; summary.json has all."""
+"""Most clients of a page with confusion matrices; summary.json has all."""
 
 
 def class_table(run: RunData) -> Table | None:
@@ -33,7 +33,7 @@ def class_table(run: RunData) -> Table | None:
 
 
 def confusion_tables(run: RunData) -> list[Table]:
-    """A confusion matrix per client, the true class in rows; [] where there are too many to read."""
+    """Confusion matrices, one per client with true classes as rows; [] if there are too many clients."""
     classes = run.main.summary.classes if run.main.summary is not None else {}
     if len(classes) > CLIENTS:
         return []

@@ -20,19 +20,19 @@ from fedlease.tasks.registry import make_task
 __all__ = ["ALONE", "MethodRun", "Point", "RunData", "Sample", "mean"]
 
 ALONE = "local"
-"""The method that shares nothing: what joining a federation is worth is measured against it."""
+"""The method that shares nothing, to which others are compared to see what clients gain from a federation."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Scores after a number of passes over each client's rows; not every client need be scored."""
+    """Scores after a number of passes over each client's rows, of those clients that were scored."""
 
     passes: int
     scores: Mapping[str, float]
 
     @property
     def mean(self) -> float | None:
-        """Plain mean over the clients scored here."""
+        """Plain mean over the clients that were scored."""
         return mean(self.scores.values())
 
 
@@ -41,11 +41,11 @@ class MethodRun:
     """One method of a run.
 
     Attributes:
-        name: of the method.
-        steps: finished so far.
-        summary: None while the method is not finished.
-        points: score curve by passes, the final scores last where the method is finished.
-        row_scores: client -> score of every test row in order; {} while not finished, or not on file.
+        name: name of the method.
+        steps: steps finished so far.
+        summary: summary of the method; None if it is not finished.
+        points: score curve by passes; the final scores are last if the method is finished.
+        row_scores: client -> score of every test row in order; {} if not finished, or not on file.
     """
 
     name: str
@@ -56,12 +56,12 @@ class MethodRun:
 
     @property
     def finals(self) -> dict[str, float]:
-        """Client -> final score; {} while not finished."""
+        """Client -> final score; {} if the method is not finished."""
         return {} if self.summary is None else finals(self.summary)
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Client -> why it is in no mean."""
+        """Client -> reason why it is in no mean."""
         return {} if self.summary is None else self.summary.left_out
 
     @property
@@ -71,16 +71,16 @@ class MethodRun:
 
     @property
     def averaged(self) -> dict[str, float]:
-        """Client -> final score, of those that means are over."""
+        """Client -> final score, of the clients in the means."""
         return averaged(self.summary) if self.summary is not None else {}
 
     @property
     def mean(self) -> float | None:
-        """Plain mean of the final scores over clients, those that are left out apart."""
+        """Plain mean of the final scores, without clients that are left out."""
         return mean(self.averaged.values())
 
     def total(self, key: str) -> int:
-        """Sum over the steps of one of the byte counts."""
+        """Sum over the steps of the byte count ``key``."""
         return sum(getattr(step, key) for step in self.steps)
 
     def spent(self, phase: str) -> float:
@@ -90,13 +90,13 @@ class MethodRun:
 
 @dataclass(frozen=True)
 class Sample:
-    """A test row with what was answered to it, for reading.
+    """A test row with the answers of models.
 
     Attributes:
-        prompt: of a conversation, its last message.
-        reference: the answer on file.
-        base: what the untrained model writes.
-        answers: method -> what it writes; methods without a sample of this row are missing.
+        prompt: the prompt, or the last message of a conversation.
+        reference: the response in the data.
+        base: answer of the untrained model.
+        answers: method -> answer of its model, of methods that have a sample of this row.
     """
 
     prompt: str
@@ -110,12 +110,12 @@ class RunData:
     """A run folder.
 
     Attributes:
-        name: of the folder, without its parents.
-        settings: resolved.
-        environment: what it began with.
-        clients: by id, sorted.
-        methods: the main method first, then the baselines that have begun.
-        missing: methods of which there is nothing yet.
+        name: name of the folder, without its parents.
+        settings: resolved settings.
+        environment: versions, data and identity with which the run began.
+        clients: id -> card, sorted by id.
+        methods: the main method, followed by the baselines that have begun.
+        missing: methods that have not begun.
         grouping: allocation of the main method; None if there is none, or none yet.
         newcomers: clients that were placed after the run.
         samples: client -> some of its test rows with answers; {} without samples.
@@ -133,12 +133,12 @@ class RunData:
 
     @property
     def main(self) -> MethodRun:
-        """The method that the run is about."""
+        """The main method."""
         return self.methods[0]
 
     @property
     def alone(self) -> MethodRun | None:
-        """Training without any sharing, as a finished baseline; None without it, and where it is the main method."""
+        """The finished baseline :data:`ALONE`; None if there is none, or if it is the main method."""
         done = (method for method in self.methods if method.name == ALONE and method.summary is not None)
         return None if self.main.name == ALONE else next(done, None)
 
@@ -159,33 +159,33 @@ class RunData:
 
     @property
     def metric(self) -> str:
-        """Key of the headline metric; before the first method has finished, what it will be."""
+        """Key of the headline metric, also before the first method has finished."""
         known = (method.summary.metric for method in self.methods if method.summary is not None)
         return next(known, self.learnt.metric)
 
     @property
     def words(self) -> MetricWords:
-        """How the metric and what stands beside it are called."""
+        """The words for the metric and for related values."""
         return of_metric(self.metric, self.settings.task)
 
     @property
     def late(self) -> tuple[str, ...]:
-        """Clients that were not there when the others were allocated."""
+        """Clients that joined after the others were allocated."""
         if self.grouping is None:
             return ()
-        # A client that cannot learn is never grouped; it is not late.
+        # A client that cannot learn is never grouped, so it is not late.
         never = {client for client, reason in self.main.left_out.items() if reason in (NOTHING_TO_LEARN, ONE_VALUE)}
         known = {*self.grouping.clients, *never}
         return tuple(client for client in self.clients if client not in known)
 
     def experts(self) -> dict[str, int]:
-        """Client -> the expert it trains, where that is on file."""
+        """Client -> the expert that it trains, of the clients for which that is known."""
         if self.grouping is None:
             return {}
         return {**self.grouping.assignment, **(self.main.summary.assignment if self.main.summary else {})}
 
     def usage(self) -> Mapping[str, Mapping[str, Usage]]:
-        """Client -> module -> mean weights and experts per token; {} where nothing was routed."""
+        """Client -> module -> mean weights and experts per token; {} without a router."""
         return self.main.summary.expert_usage if self.main.summary else {}
 
     def task_means(self, scores: Mapping[str, float]) -> dict[str, float | None]:

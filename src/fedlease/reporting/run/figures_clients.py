@@ -1,4 +1,4 @@
-"""Figures as plain plotly dictionaries, each with a sentence and a table that say the same; here: the allocation."""
+"""Figures of an allocation: distances or similarities, the dendrogram, and silhouettes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from fedlease.reporting.run.data import RunData
 __all__ = ["allocation_figures", "ordered_clients"]
 
 TICKS = 30
-"""More names along an axis cannot be read."""
+"""Most names along an axis; more cannot be read."""
 
 CELLS = 150
-"""With more clients a cell per pair is too small to see, and the page grows with their square."""
+"""Most clients of a heatmap of pairs; with more, cells are too small to see, and the page too large."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class _Measure:
     """A quantity of every pair of clients, which a heatmap shows.
 
     Attributes:
-        id: of the figure.
-        names: of one value and of several.
-        own: the value of a client beside itself.
-        digits: decimals shown.
-        colours: further settings of the heatmap; near clients are dark.
-        meaning: a sentence that says how values are to be read; with a space at its end.
+        id: id of the figure.
+        names: name of one value and of several.
+        own: value of a client paired with itself.
+        digits: number of decimals shown.
+        colours: further settings of the heatmap, such that near clients are dark.
+        meaning: sentences that explain the values, with a space at the end.
     """
 
     id: str
@@ -66,19 +66,19 @@ SIMILARITY = _Measure(
 
 
 def ordered_clients(grouping: Allocation, method: str) -> list[str]:
-    """Clients by expert, and within an expert so that near ones are neighbours."""
+    """Clients ordered by expert and, within an expert, such that near ones are neighbours."""
     leaves = _tree(grouping, method)["leaves"] if len(grouping.clients) > 1 else [0]
     rank = {grouping.clients[leaf]: place for place, leaf in enumerate(leaves)}
     return sorted(grouping.clients, key=lambda client: (grouping.assignment[client], rank[client]))
 
 
 def allocation_figures(run: RunData) -> list[Figure]:
-    """Distances, dendrogram and silhouettes: those for which the run has data."""
+    """The figures for which the run has data."""
     grouping = run.grouping
     if grouping is None or len(grouping.clients) < 2:
         return []
     if grouping.corrected is not None:
-        # The groups come from these, by a rule that no single cut of a tree shows.
+        # The rule that makes groups of similarities is not a cut of a tree, so there is no dendrogram.
         known = len(grouping.clients) - len(grouping.unsure) > 1
         return [_pairs(run, grouping, SIMILARITY, known_similarities(grouping))] if known else []
     last = [_silhouettes(run, grouping)] if grouping.silhouettes else []
@@ -140,7 +140,7 @@ def _pairs(run: RunData, grouping: Allocation, measure: _Measure, values: NDArra
 
 
 def _blocks(matrix: NDArray[np.float64], experts: Sequence[int], measure: _Measure) -> Figure:
-    """Means over groups, where a cell per pair of clients could neither be seen nor be carried by a page."""
+    """Draws means over pairs of groups, for too many clients to draw every pair."""
     numbers = sorted(set(experts))
     members = [np.flatnonzero(np.asarray(experts) == expert) for expert in numbers]
     means = [[_mean(matrix[np.ix_(a, b)]) for b in members] for a in members]
@@ -183,7 +183,7 @@ def _dendrogram(run: RunData, grouping: Allocation) -> Figure:
     xs: list[float | None] = []
     ys: list[float | None] = []
     hover: list[str] = []
-    # Lying: leaves at the side, so that long names are read without turning the head.
+    # Leaves are at the side, so that long names are horizontal.
     for places, distances in zip(tree["icoord"], tree["dcoord"], strict=True):
         xs += [*(round(float(d), 4) for d in distances), None]
         ys += [*((place - 5) / 10 for place in places), None]
@@ -256,6 +256,6 @@ def _tree(grouping: Allocation, method: str) -> dict[str, Any]:
     matrix = np.asarray(grouping.distances, dtype=np.float64)
     if grouping.corrected is not None:
         matrix = np.nan_to_num(1 - known_similarities(grouping), nan=1.0).clip(min=0)
-    # Drawn, not clustered anew: the labels of the run come from the same linkage of the same distances.
+    # The run's groups come from the same linkage of the same distances, so the tree fits them.
     tree: dict[str, Any] = dendrogram(linkage(squareform(matrix, checks=False), method=method), no_plot=True)
     return tree

@@ -1,4 +1,4 @@
-"""Figures of what happened in a run: scores, expert usage, bytes, seconds."""
+"""Figures of a run: scores, expert usage, bytes, seconds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ HATCHES = ("", "/", ".", "x", "\\", "-", "+", "|")
 
 
 def score_figures(run: RunData) -> list[Figure]:
-    """Means of the methods, then the main method by task; [] before anything was scored."""
+    """Means of all methods, and the main method by task; [] before anything was scored."""
     figures = []
     if any(method.points for method in run.methods):
         figures.append(_means(run))
@@ -36,13 +36,13 @@ def score_figures(run: RunData) -> list[Figure]:
 
 
 def usage_figures(run: RunData) -> list[Figure]:
-    """Experts per token by depth, then one client's usage, which the page changes with the client picked."""
+    """Experts per token by depth, and the usage of one client, which the reader of the page picks."""
     layers = usage_by_depth(run)
     return [_overview(run, layers), _of_client(run)] if layers else []
 
 
 def bytes_figures(run: RunData) -> list[Figure]:
-    """Adapter bytes per step, up and down; [] before the first step."""
+    """Adapter bytes up and down per step; [] before the first step."""
     if not any(method.steps for method in run.methods):
         return []
     traces = []
@@ -84,7 +84,7 @@ def bytes_figures(run: RunData) -> list[Figure]:
 
 
 def seconds_figures(run: RunData) -> list[Figure]:
-    """Seconds by phase: totals by method, then per step of the main method."""
+    """Seconds by phase: totals by method, and per step of the main method."""
     timed = [method for method in run.methods if method.steps]
     if not timed:
         return []
@@ -245,5 +245,5 @@ def _passes_axis(run: RunData) -> dict[str, Any]:
 
 
 def _at_the_end(run: RunData, trace: dict[str, Any]) -> dict[str, Any]:
-    """All methods have made the same passes: without curves their points would lie on each other."""
+    """Places a trace by its name if there are no curves, since the points of all methods have the same passes."""
     return trace if run.learnt.score_rounds else {**trace, "x": [trace["name"]] * len(trace["x"])}

@@ -1,4 +1,4 @@
-"""The one picture beside the verdict: what joining gains every client, or every client's score."""
+"""The figure beside the verdict: what joining gains every client, or every client's score."""
 
 from typing import Any
 
@@ -13,24 +13,24 @@ from fedlease.tasks.metric_words import of_metric
 __all__ = ["gains_figure", "verdict_figures"]
 
 TICKS = 24
-"""More names along an axis cannot be read."""
+"""Most names along an axis; more cannot be read."""
 STYLES: dict[Effect, tuple[str, str]] = {
     "helps": (PALETTE[0], SYMBOLS[0]),
     "unclear": (PALETTE[7], SYMBOLS[1]),
     "costs": (PALETTE[1], SYMBOLS[2]),
 }
-"""Colour and symbol: the effect can be read without colour, too."""
+"""Effect -> colour, and symbol for readers who cannot see the colour."""
 
 
 def verdict_figures(run: RunData, verdict: Verdict) -> list[Figure]:
-    """Gains with their intervals, the worst at the top; scores beside the majority where there are no gains."""
+    """Gains with their intervals, worst first; scores beside the majority baseline if there are no gains."""
     if not verdict.clients:
         return []
     return [_scores(run, verdict) if verdict.gain is None else gains_figure(verdict)]
 
 
 def gains_figure(verdict: Verdict) -> Figure:
-    """Draws every client's gain from joining, with intervals; the verdict has gains."""
+    """Draws every client's gain from joining, with intervals, for a verdict that has gains."""
     gains = {client: gain for client in worst_first(verdict) if (gain := verdict.clients[client].gain)}
     order = list(gains)
     traces = []

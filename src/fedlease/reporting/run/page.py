@@ -1,4 +1,4 @@
-"""``report.html``: a run folder as one page that needs no network, and its main figures as pictures."""
+"""Renders a run folder as ``report.html``, a page that needs no network, and its main figures as pictures."""
 
 import asyncio
 import os
@@ -35,30 +35,30 @@ __all__ = ["write_pictures", "write_report"]
 PICTURES = ("verdict", "distances", "similarities", "dendrogram", "silhouettes", "score-means", "usage-depth")
 WIDTH = 760
 REPORT_LOCK = ".report.lock"
-"""Apart from the run's: a report of a run that is going on is written while it goes on."""
+"""A lock other than the run's, so that a report can be written during the run."""
 REPORT_SECONDS = 60.0
-"""How long another process that writes the page is waited for."""
+"""Seconds to wait for another process that writes the page."""
 
 
 def write_report(out: Path) -> Path:
     """Writes ``report.html`` into a run folder; the same folder gives the same bytes.
 
-    In the folder of a comparison it writes ``compare.html``, from ``compare.json``.
+    In the folder of a comparison it writes ``compare.html`` from ``compare.json``.
 
     Args:
-        out: the folder of a run that is finished, still going, or was interrupted, or of a comparison.
+        out: folder of a comparison, or of a run that is finished, running or interrupted.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        RunFolderError: not a run folder, damaged, or of another version.
+        RunFolderError: it is not a run folder, is damaged, or has another version.
         MissingPackageError: plotly or jinja2 is not installed.
     """
     if _is_comparison(out):
         return write_compare_page(read_object(out / "compare.json"), out)
-    read_settings(out)  # so that nothing is written into a folder of something else
-    # A page that was begun earlier must not replace one that knows more.
+    read_settings(out)  # fails for other folders before anything is written
+    # The lock keeps a page that was begun earlier from replacing a newer one.
     path = out / "report.html"
     room = within_limits(f"the report of {out} was not written", f"make room, then: fedlease report {out}", out)
     with room, locked(out, "report", wait=REPORT_SECONDS, name=REPORT_LOCK):
@@ -67,17 +67,17 @@ def write_report(out: Path) -> Path:
 
 
 def write_pictures(out: Path, folder: Path) -> list[Path]:
-    """Writes the main figures of a run as SVG on a white ground.
+    """Writes the main figures of a run as SVG on a white background.
 
     Args:
         out: the run folder.
-        folder: where to; made where it is missing.
+        folder: folder for the pictures, which is made if it is missing.
 
     Returns:
-        The pictures, those for which the run has data.
+        The paths of the pictures for which the run has data.
 
     Raises:
-        RunFolderError: not a run folder, a comparison's, damaged, or of another version.
+        RunFolderError: it is not a run folder, is that of a comparison, is damaged, or has another version.
         MissingPackageError: kaleido is not installed.
         ConfigError: no Chromium or Chrome is found, or the folder cannot be written.
     """
@@ -95,7 +95,7 @@ def write_pictures(out: Path, folder: Path) -> list[Path]:
     figures = {name: figure for name, figure in _figures(run, conclude(run)).items() if name in PICTURES}
 
     async def draw() -> dict[str, bytes]:
-        # Without MathJax nothing is fetched. A browser run by root cannot use its sandbox.
+        # Without MathJax nothing is fetched. A browser that root runs cannot use its sandbox.
         async with kaleido.Kaleido(n=1, mathjax=False, path=browser, enable_sandbox=False) as drawer:
             return {
                 name: await drawer.calc_fig(
@@ -106,7 +106,7 @@ def write_pictures(out: Path, folder: Path) -> list[Path]:
             }
 
     try:
-        # A thread of its own: where an event loop is running already, as in a notebook, no second can be started.
+        # In a notebook this thread already has an event loop, and another one needs another thread.
         with ThreadPoolExecutor(max_workers=1) as pool:
             drawn = pool.submit(lambda: asyncio.run(draw())).result()
     except RuntimeError as error:
@@ -174,7 +174,7 @@ def _page_data(run: RunData) -> dict[str, Any]:
             {
                 "name": label(client, 30),
                 "x": [passes for passes, _ in points],
-                # If the figure has names along its axis, not passes.
+                # for figures with names along their axis instead of passes
                 **({} if run.learnt.score_rounds else {"at": [label(client, 30)] * len(points)}),
                 "y": [round(100 * score, 2) for _, score in points],
                 "weights": [routed[module].weights for module in modules if module in routed],

@@ -1,4 +1,4 @@
-"""A run folder, finished or not -> the values that a report is drawn from."""
+"""Reads the data of a report from a run folder, finished or not."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ __all__ = ["read_run"]
 
 
 def read_run(out: Path) -> RunData:
-    """Reads a run folder, also one of a run that is still going or was interrupted.
+    """Reads a run folder; the run may be finished, running or interrupted.
 
     Args:
         out: the run folder.
 
     Raises:
-        RunFolderError: not a run folder, damaged, or of another version.
+        RunFolderError: it is not a run folder, is damaged, or has another version.
     """
     settings = read_settings(out)
     clients = dict(sorted(read_clients(out).items()))
@@ -59,7 +59,7 @@ def _read_method(out: Path, name: str, settings: Settings) -> MethodRun:
 
 
 def _points(steps: Sequence[Line], summary: Summary | None, settings: Settings) -> tuple[Point, ...]:
-    """A score belongs to the passes that came before it: a step scores the model that it receives."""
+    """The score curve; a step scores the received model, so its scores belong to the passes made before the step."""
     warmed_up = any(step.round == 0 for step in steps)
     budget = Budget(settings.warmup.epochs, settings.rounds, settings.train.local_epochs)
     merged: dict[int, dict[str, float]] = {}
@@ -70,7 +70,7 @@ def _points(steps: Sequence[Line], summary: Summary | None, settings: Settings) 
             passes = budget.passes_before(step.round)
         merged.setdefault(passes, {}).update(step.scores)  # warm-up waves share the same passes
     if summary is not None:
-        # Early stopping has thrown away what came later.
+        # Early stopping discards later rounds.
         merged = {passes: scores for passes, scores in merged.items() if passes <= summary.passes}
         merged[summary.passes] = averaged(summary)
     return tuple(Point(passes, scores) for passes, scores in sorted(merged.items()) if scores)

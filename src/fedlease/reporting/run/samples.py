@@ -1,4 +1,4 @@
-"""``samples.json`` of every method -> a client's test rows with all answers to them, and what the page shows of it."""
+"""Combines ``samples.json`` of all methods into test rows with all answers, and prepares them for the page."""
 
 import math
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from fedlease.storage.run_files import RunFiles
 __all__ = ["ClientSamples", "Passage", "read_samples", "shown_samples"]
 
 LONGEST = 1500
-"""Characters of one text on the page."""
+"""Most characters of one text on the page."""
 MOST_LINES = 40
-"""Lines of one text on the page: a thousand empty lines are no more to read than forty."""
+"""Most lines of one text on the page, which may be empty."""
 TAB = "    "
 
 
 class Passage(NamedTuple):
-    """The lines of a text under its name; ``note`` says that it is empty, was cut, or is not there."""
+    """The lines of a named text; ``note`` says if it is empty, cut or missing."""
 
     name: str
     lines: tuple[str, ...]
@@ -31,7 +31,7 @@ class Passage(NamedTuple):
 
 
 class ClientSamples(NamedTuple):
-    """The samples of a client under the line that opens them: prompt, reference and answers of each."""
+    """The samples of a client: prompt, reference and answers of each; ``facts`` describe the client."""
 
     client: str
     facts: str
@@ -39,11 +39,11 @@ class ClientSamples(NamedTuple):
 
 
 def read_samples(folders: Mapping[str, RunFiles], clients: Mapping[str, Any]) -> dict[str, tuple[Sample, ...]]:
-    """Client -> its samples, the answers of all methods together; a method without the file is left out.
+    """Client -> its samples with the answers of all methods that have the file.
 
     Args:
-        folders: method -> where its ``samples.json`` may be; the first that has one says which rows there are.
-        clients: of the run.
+        folders: method -> files that may include ``samples.json``; the first such file determines the rows.
+        clients: ids of the run's clients.
 
     Raises:
         RunFolderError: a file is damaged.
@@ -57,7 +57,7 @@ def read_samples(folders: Mapping[str, RunFiles], clients: Mapping[str, Any]) ->
             if client not in found:
                 found[client] = [Sample(row["prompt"], row["reference"], row["base"], {}) for row in rows]
             found[client] = [
-                # An answer to another row would be read as one to this.
+                # Answers to other rows are left out.
                 replace(known, answers={**known.answers, method: row["answer"]})
                 if row and (row["prompt"], row["reference"]) == (known.prompt, known.reference)
                 else known

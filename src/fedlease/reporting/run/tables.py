@@ -24,7 +24,7 @@ HEAD_BYTES = ("head_bytes_up", "head_bytes_down")
 
 @dataclass(frozen=True)
 class _Column:
-    """One column of the client table: its title, a cell for every client, the mean below, and what that is over."""
+    """One column of the client table: its title, a cell per client, the mean, and the number of clients in it."""
 
     title: str
     cells: Sequence[Cell]
@@ -42,7 +42,7 @@ def client_table(run: RunData, verdict: Verdict) -> Table:
     for title, key in ((words.majority, "majority"), ("untrained", "bare_base")):
         mean = score(getattr(summary, f"{key}_mean")) if summary else EMPTY
         columns.append(_Column(title, [score(getattr(row, key)) for row in found], mean, _over(summary)))
-    # A score that is reached without ever naming one of the classes is nobody's best.
+    # A score is not marked as best if the model never predicts one of the classes.
     missed = {method.name: _mute(method) for method in done}
     sound = [{c: final for c, final in m.finals.items() if c not in missed[m.name]} for m in done]
     best = {client: max((own[client] for own in sound if client in own), default=None) for client in run.clients}
@@ -66,7 +66,7 @@ def client_table(run: RunData, verdict: Verdict) -> Table:
 
 
 def _known(run: RunData) -> Iterator[_Column]:
-    """Tabulates what is known of clients before anything is scored."""
+    """Columns that are known before anything is scored."""
     experts, lora, infos = run.experts(), run.settings.lora, run.clients.values()
     yield _Column("task", [Cell(info.task) for info in infos])
     placed = [experts.get(client) for client in run.clients]
@@ -80,7 +80,7 @@ def _known(run: RunData) -> Iterator[_Column]:
 
 
 def _of_verdict(run: RunData, verdict: Verdict) -> Iterator[_Column]:
-    """The main method's further metrics, and the classes that it never names, where there are any."""
+    """Columns of the main method's further metrics and of classes that it never predicts, if there are any."""
     rows = [verdict.clients.get(client) for client in run.clients]
     content = run.main.summary.content if run.main.summary else {}
     for key, name in run.words.own_units.items():
@@ -100,12 +100,12 @@ def _over(summary: Summary | None) -> Cell:
 
 
 def _mute(method: MethodRun) -> set[str]:
-    """The clients for which a method never names one of the classes of their test rows."""
+    """The clients for which a method never predicts one of the classes in their test rows."""
     return {entry.client for entry in never_predicted(method.summary.classes)} if method.summary is not None else set()
 
 
 def _gain(verdict: Verdict, client: str | None = None) -> Cell:
-    """A client's gain, or the mean one, with what it means."""
+    """A client's gain with its effect, or the mean gain."""
     row = None if client is None else verdict.clients.get(client)
     gain = verdict.gain if client is None else row.gain if row else None
     if gain is None:
@@ -121,7 +121,7 @@ def task_table(run: RunData) -> Table | None:
 
 
 def bytes_table(run: RunData) -> Table | None:
-    """Totals by method, beside what sending everything up would cost."""
+    """Tabulates total bytes by method, and the bytes up if everything were sent; None before the first step."""
     timed = [method for method in run.methods if method.steps]
     if not timed:
         return None
@@ -138,7 +138,7 @@ def bytes_table(run: RunData) -> Table | None:
 
 
 def newcomer_table(run: RunData) -> Table | None:
-    """Clients placed after the run; None if there are none."""
+    """Tabulates clients that were placed after the run; None if there are none."""
     if not run.newcomers:
         return None
     names = sorted({name for found in run.newcomers.values() for name in found.scores})

@@ -1,4 +1,4 @@
-"""Numbers of experts per token, by layer and by task, and one sentence about them."""
+"""Experts per token, by layer and by task, and sentences about them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from fedlease.reporting.run.data import RunData, mean
 __all__ = ["Depth", "adapter_names", "short_modules", "usage_by_depth", "usage_sentence"]
 
 SAME = 0.1
-"""Experts per token: less of a difference is called none."""
+"""Difference in experts per token up to which two values count as the same."""
 
 
 ROLES = {
@@ -18,7 +18,7 @@ ROLES = {
     "feddpa": ("shared adapter", "own adapter"),
     "fedtreelora": ("own group", "everyone outside it"),
 }
-"""Methods in whose mixtures a place is a role and not the number of an expert -> the roles, in the order of weights."""
+"""Method -> roles of the parts of its mixtures, in the order of weights, if these are not numbered experts."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Depth:
     """One layer of the base model.
 
     Attributes:
-        name: its number, or the module's name where names hold no number.
+        name: its number, or the module's name if that contains no number.
         by_task: task -> experts per token, mean over the task's clients and the layer's modules.
-        overall: mean over all clients and modules.
+        overall: experts per token, mean over all clients and the layer's modules.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Depth:
 
 
 def usage_by_depth(run: RunData) -> tuple[Depth, ...]:
-    """Layers from the input to the output; () where nothing was routed."""
+    """Layers from the input to the output; () without a router."""
     found: dict[str, dict[str, list[float]]] = {}
     everyone: dict[str, list[float]] = {}
     for client, modules in sorted(run.usage().items()):
@@ -55,7 +55,7 @@ def usage_by_depth(run: RunData) -> tuple[Depth, ...]:
 
 
 def usage_sentence(run: RunData) -> str:
-    """Whether deeper layers use more experts, and which tasks do, as the numbers have it."""
+    """Says whether deeper layers use more experts, and which tasks do."""
     layers = usage_by_depth(run)
     if not layers:
         return "Nothing was routed, so there is no expert usage."
@@ -69,7 +69,7 @@ def adapter_names(method: str, count: int) -> list[str]:
 
 
 def short_modules(modules: Sequence[str]) -> list[str]:
-    """``bert.encoder.layer.3.attention.self.query`` -> ``3 query``; whole names where short ones are not unique."""
+    """``bert.encoder.layer.3.attention.self.query`` -> ``3 query``; full names if short ones are not unique."""
     short = [m if _layer(m) == m else f"{_layer(m)} {m.rsplit('.', 1)[-1]}" for m in modules]
     return short if len(set(short)) == len(short) else list(modules)
 
@@ -104,5 +104,5 @@ def _task_sentence(layers: tuple[Depth, ...]) -> str:
 
 
 def _layer(module: str) -> str:
-    """The first whole number among the parts of a module's name, which counts layers in every architecture."""
+    """The first whole number in a module's name, which is the layer's in every architecture; or the name itself."""
     return next((part for part in module.split(".") if re.fullmatch(r"[0-9]+", part)), module)

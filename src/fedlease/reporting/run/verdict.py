@@ -1,4 +1,4 @@
-"""The verdict of a run, computed here alone and shown alike by terminal, ``--json``, ``summary.json`` and report."""
+"""Computes the verdict on a run, which terminal, ``--json``, ``summary.json`` and report show."""
 
 import shlex
 from collections.abc import Collection
@@ -18,19 +18,19 @@ from fedlease.storage.verdict import Advice, ClientVerdict, Gain, Groups, NextSt
 __all__ = ["ROW_METRIC", "SAME", "conclude"]
 
 SAME = 1e-6
-"""A headline metric that differs more from the mean of the row scores is none of single rows, as macro F1 is."""
+"""Largest difference between a headline score and the mean of its row scores; macro F1, for example, differs more."""
 MANY = 3
-"""Number of clients from which those whose models miss the same label share a sentence."""
+"""Fewest clients with the same missed label that share an entry of the alarm."""
 ROW_METRIC = "accuracy"
-"""Meaning of a classifier's row scores if the headline metric is not one of single rows."""
+"""The metric of a classifier's row scores if the headline metric is no mean over rows."""
 
 
 def conclude(run: RunData) -> Verdict:
     """The verdict on a run, finished or not.
 
-    Gains are those of the main method over ``local``, paired over each client's own test rows where the scores of rows
-    of both are on file (:func:`fedlease.core.intervals.paired_gain`), else from the two mean scores and the number of
-    rows (:func:`~fedlease.core.intervals.unpaired_gain`).
+    Gains are those of the main method over ``local``. They are paired over each client's own test rows if the row
+    scores of both methods are on file (:func:`fedlease.core.intervals.paired_gain`); otherwise they come from the two
+    mean scores and the number of rows (:func:`~fedlease.core.intervals.unpaired_gain`).
     """
     advice = advise(run)
     groups = _groups(run)
@@ -73,7 +73,7 @@ def conclude(run: RunData) -> Verdict:
 
 
 def _gain_metric(run: RunData, alone: MethodRun | None, clients: Collection[str]) -> str:
-    """The metric that gains are in: the headline, unless that is a metric of all rows together."""
+    """The metric of gains: the headline metric, or :data:`ROW_METRIC` if that is no mean over rows."""
     of_all_rows = any(
         abs(sum(rows) / len(rows) - method.finals[client]) > SAME
         for method in (run.main, alone)
@@ -107,7 +107,7 @@ def _entry(summary: Summary, client: str, metric: str) -> float | None:
 
 
 def _alarms(summary: Summary) -> list[str]:
-    """The labels that are never predicted, however high the score: it may be that of naming the others alone."""
+    """Names the labels that are never predicted; scores may be high nevertheless."""
     of = dict[str, list[Unpredicted]]()
     for one in never_predicted(summary.classes):
         of.setdefault(one.label, []).append(one)
@@ -168,7 +168,7 @@ def _groups(run: RunData) -> Groups | None:
 
 
 def _next(run: RunData, verdict: Verdict) -> NextStep:
-    """The first of these that applies: what is urgent, what is unknown, what harms, what is doubtful, another seed."""
+    """The first that applies of: urgent advice, a missing baseline, a client that loses, other advice, another seed."""
     act, look = ([item for item in verdict.warnings if item.level == level] for level in ("act", "look"))
     config = "fedlease run DIR/config.yaml --set"
     if act:

@@ -1,4 +1,4 @@
-"""The sentences of a report: what was run, what came of it, how its figures are to be read."""
+"""Sentences of a report: the terms of the run, its result, and how to read its figures."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 DIP = 0.02
-"""A smaller fall of a mean from one round to the next is not worth a word."""
+"""Smallest fall of a mean score from one round to the next that is explained."""
 TIE = 0.0005
-"""Scores nearer than this print alike."""
+"""Difference of scores below which they are equal when printed."""
 HEADS = {
     "local": "local: trained and kept by each client",
     "shared": "shared: averaged within each group",
@@ -38,7 +38,7 @@ DECAY = {"constant": "", "linear": ", which falls to 0 within every local task"}
 
 
 def headline(run: RunData) -> list[str]:
-    """The result beside the baselines, in sentences that say so where a baseline is better."""
+    """The result and how it compares with the baselines, also if a baseline is better."""
     main, summary = run.main, run.main.summary
     text = [result_sentence(run)]
     if summary is None:
@@ -59,7 +59,7 @@ def headline(run: RunData) -> list[str]:
 
 
 def result_sentence(run: RunData) -> str:
-    """The headline mean of the main method, or how far it has come."""
+    """The headline mean of the main method, or its state if it is not finished."""
     main, summary = run.main, run.main.summary
     if summary is None or main.mean is None:
         return _standing(run)
@@ -110,7 +110,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
 
 
 def _privacy(run: RunData) -> str:
-    """Describes the promise to every train row, and what clients have spent of it, by method."""
+    """Describes the guarantee for every train row, and the epsilon that clients have spent, by method."""
     given = run.settings.privacy
     if given.epsilon is None:
         return ""
@@ -124,7 +124,7 @@ def _privacy(run: RunData) -> str:
 
 
 def allocation_words(run: RunData) -> list[str]:
-    """How many experts, and how well the groups fit the tasks (adjusted Rand index)."""
+    """States the number of experts, and how well the groups agree with the tasks (adjusted Rand index)."""
     grouping = run.grouping
     if grouping is None:
         return []
@@ -139,7 +139,7 @@ def allocation_words(run: RunData) -> list[str]:
 
 
 def time_words(run: RunData) -> str:
-    """Total time by method, and what it does not mean."""
+    """States the total time by method, and that it is no waiting time."""
     totals = {m.name: sum(m.spent(p) for p in ("train", "evaluate", "aggregate")) for m in run.methods if m.steps}
     text = "; ".join(f"{name} {human_seconds(value)}" for name, value in totals.items())
     reused = any(s.seconds.get("train", 0) > 1.5 * s.seconds.get("step", 0) + 1 for m in run.methods for s in m.steps)
@@ -148,7 +148,7 @@ def time_words(run: RunData) -> str:
 
 
 def score_words(run: RunData) -> str:
-    """How the curves are to be read, and where they do not show everybody."""
+    """Explains how to read the curves, and whether points lack clients."""
     if not run.learnt.score_rounds:
         return (
             "Rounds are not scored in this run (generation.score_rounds is false), so that there are no curves: a "
@@ -166,24 +166,24 @@ def score_words(run: RunData) -> str:
 
 
 def _dips(run: RunData) -> list[str]:
-    """The deepest fall of the main method's mean, by when it was, with its reason; the last point is a result."""
+    """Explains the deepest fall of the main method's mean score, if there is one."""
     if run.main.name == ALONE:  # nothing is averaged
         return []
     falls = []
     for before, after in pairwise(run.main.points):
-        said = dip_words(before.scores, after.scores, first=before.passes == 0 and run.main.steps[0].round == 0)
-        if said and before.mean is not None and after.mean is not None:
-            falls.append((before.mean - after.mean, f"After {counted(after.passes, 'pass', 'passes')}: {said}"))
+        reason = dip_words(before.scores, after.scores, first=before.passes == 0 and run.main.steps[0].round == 0)
+        if reason and before.mean is not None and after.mean is not None:
+            falls.append((before.mean - after.mean, f"After {counted(after.passes, 'pass', 'passes')}: {reason}"))
     return [max(falls)[1]] if falls else []
 
 
 def dip_words(before: Mapping[str, float], after: Mapping[str, float], *, first: bool) -> str:
-    """Why a mean score fell from one round to the next; empty where it did not, or only as far as few rows make it.
+    """Explains why a mean score fell from one round to the next; empty if it did not fall by :data:`DIP`.
 
     Args:
-        before: client -> score of the model it received.
-        after: the same one round on; the clients of both are compared.
-        first: whether this is the first model that a warm-up led to.
+        before: client -> score of the model that it received.
+        after: client -> score of the model of the next round; clients in both are compared.
+        first: whether the model after is the first one after a warm-up.
     """
     both = sorted(before.keys() & after.keys())
     old, new = mean(before[c] for c in both), mean(after[c] for c in both)
@@ -245,13 +245,13 @@ def _compared(main: MethodRun, other: MethodRun) -> str:
 
 
 def _before(run: RunData) -> str:
-    """The runs whose rounds come before this one's."""
+    """Names the runs that this run continues."""
     runs = run.environment.continued
     return "; ".join(f"{one.name} (run {one.run[:8]}), {counted(one.rounds, 'round')}" for one in runs)
 
 
 def _known(number: int | None, noun: str) -> str:
-    """``8 cores``; with a question mark where the environment does not say."""
+    """``8 cores``, or ``? cores`` if the number is not known."""
     return f"? {noun}s" if number is None else counted(number, noun)
 
 
@@ -262,11 +262,11 @@ def _data(run: RunData) -> str:
 
 
 def _no_folder(name: str) -> str:
-    """A report is passed on: of a path on this machine only the last part is shown."""
+    """A name without the folders of this machine, since a report is passed on."""
     return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 def span(counts: list[int]) -> str:
-    """``3 to 4``, or the one number that all are."""
+    """The range of numbers, such as ``3 to 4``, or the number if all are equal."""
     least, most = min(counts, default=0), max(counts, default=0)
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
