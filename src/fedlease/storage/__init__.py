@@ -1,4 +1,4 @@
-"""The run folder on disk: written and read by the same files, with every limit on what is read.
+"""Writes and reads run folders, with limits on everything that is read.
 
-Nothing is trained or drawn here.
+Training and drawing do not belong here.
 """

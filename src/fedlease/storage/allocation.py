@@ -1,6 +1,4 @@
-"""``allocation.json`` and what stands beside it: who trains which expert, all pairs of many clients, and what places a
-late client.
-"""
+"""``allocation.json``, with the expert of every client, and files for matrices of many clients and for placement."""
 
 import json
 import math
@@ -30,10 +28,10 @@ PAIRS = "distances.safetensors"
 MATRICES = ("distances", "corrected", "corrected_error")
 
 LISTED = 64
-"""Number of clients up to which the JSON holds all pairs, where anyone can read them; beyond, a float32 file does."""
+"""Most clients for which the JSON file has the matrices of all pairs; for more they are in a float32 file."""
 
 DIGITS = 4
-"""Decimals of similarities: their errors are far larger, and a matrix has a value for every pair."""
+"""Number of decimals of similarities, whose errors are far larger than the rounding."""
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -81,17 +79,16 @@ def write_allocation(
     centroids: Centroids | GroupDirections | None,
     tasks: Mapping[ClientId, str],
 ) -> None:
-    """Writes an allocation, and the vectors that late clients are compared with: the mean warm-up of every cluster, or
-    the common part of every group's warm-ups.
+    """Writes an allocation, and the centroids or directions of groups with which late clients are compared.
 
     Args:
-        files: of the method.
-        allocation: who trains which expert.
-        centroids: None writes none.
+        files: the method's files.
+        allocation: the allocation.
+        centroids: mean warm-up of every cluster, or common part of every group's warm-ups; None writes none.
         tasks: client -> what its rows are about.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: a file cannot be written.
     """
     if isinstance(centroids, GroupDirections):
         factors = {f"{module}/A": tensor for module, tensor in centroids.a.items()}
@@ -152,10 +149,10 @@ def _read_apart(files: RunFiles, count: int) -> dict[str, Tensor]:
 
 
 def read_allocation(out: Path) -> Allocation | None:
-    """The assignment under the main method; None if nothing is allocated.
+    """Reads the allocation of the main method; None if there is none.
 
     Raises:
-        RunFolderError: damaged.
+        RunFolderError: it is damaged.
     """
     files = RunFiles(out)
     if not files.has(NAME):
@@ -180,7 +177,7 @@ def read_allocation(out: Path) -> Allocation | None:
 
 
 def _of_halves(allocation: Allocation) -> dict[str, Any]:
-    """Evidence of warm-ups that tell halves apart; empty for a method without them, whose file has no such keys."""
+    """The evidence from warm-ups with halves; empty for other methods, whose file has no such keys."""
     found = {
         "reliability": dict(allocation.reliability),
         "corrected": _listed(allocation.corrected),

@@ -1,7 +1,7 @@
-"""``audit.jsonl``: who joined, what was sent and what came back, one line each, chained by their hashes.
+"""``audit.jsonl``: lines about clients that joined and data that was sent, chained by their hashes.
 
-A line holds the hash of the one before it and its own, over both. A byte that is changed, a line that is taken out, put
-in or moved breaks the chain. Lines that are cut off at the end do not break it, so keep the last hash elsewhere.
+A line has the hash of the line before it, and a hash over its own content. Changing a byte, and removing, inserting or
+moving a line, break the chain. Cutting off lines at the end does not, so the last hash should be noted elsewhere.
 """
 
 import json
@@ -21,10 +21,10 @@ __all__ = ["AUDIT", "Trail", "read_trail"]
 
 AUDIT = "audit.jsonl"
 FIRST = "0" * 64
-"""The first line's substitute for the hash of a previous line."""
+"""The hash before the first line."""
 
 ONCE = {"layout": ("layout",), "joined": ("client", "rows_sha256"), "settings": ("settings_sha256",)}
-"""Kinds of lines that are written once for each thing, and the names in them that identify it."""
+"""Kind of line that is written only once for each thing -> the keys that identify the thing."""
 
 Line = dict[str, Any]
 
@@ -34,7 +34,7 @@ class Trail:
     """An audit trail that is being written; lines wait in memory until :meth:`flush`.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
     """
 
     path: Path
@@ -46,12 +46,12 @@ class Trail:
 
     @classmethod
     def of(cls, folder: Path) -> "Trail":
-        """Opens the trail of a folder, and continues one that exists.
+        """Opens the trail of a folder, which may exist already.
 
-        A line that was being written when the machine stopped has no end; it is taken out, and a line says so.
+        An incomplete last line, left when the machine stopped, is removed, and a new line records that.
 
         Raises:
-            RunFolderError: it is not as it was written.
+            RunFolderError: an existing trail is not as it was written.
         """
         trail = cls(folder / AUDIT)
         blob = _read(trail.path) if trail.path.exists() else b""
@@ -67,15 +67,15 @@ class Trail:
 
     @property
     def size(self) -> int:
-        """Bytes of the file, without lines that wait."""
+        """Bytes of the file, without waiting lines."""
         return self._size
 
     def first(self, kind: str, *names: str) -> bool:
-        """Whether something that is recorded once is new; it is on record afterwards.
+        """Whether something that is recorded only once is new; marks it as recorded.
 
         Args:
-            kind: of its line, one of ``ONCE``.
-            names: what it is known by.
+            kind: kind of its line, a key of ``ONCE``.
+            names: values of the keys that identify it.
         """
         new = (kind, *names) not in self._known
         self._known.add((kind, *names))
@@ -85,7 +85,7 @@ class Trail:
         """Appends a line.
 
         Args:
-            kind: of what happened.
+            kind: kind of the line.
             content: JSON values.
         """
         self._count += 1
@@ -95,7 +95,7 @@ class Trail:
         self._waiting.append(_canonical({**body, "sha256": self._last}) + b"\n")
 
     def tensors(self, kind: str, tensors: Tensors, **content: Any) -> None:
-        """Appends a line on tensors that travelled: bytes, hash, and once for each list their names and shapes."""
+        """Appends a line about tensors that were sent: bytes and hash; and, once per list, their names and shapes."""
         shapes = {name: list(tensor.shape) for name, tensor in sorted(tensors.items())}
         layout = digest(_canonical(shapes))[:16]
         if self.first("layout", layout):
@@ -118,10 +118,10 @@ class Trail:
 
 
 def read_trail(path: Path) -> list[Line]:
-    """The lines of a trail, each compared with its hash and with the line before.
+    """Reads a trail, and checks every line against its hash and the line before.
 
     Raises:
-        RunFolderError: there is none, or a line is not as it was written; the message names the first.
+        RunFolderError: there is no trail, or a line is not as it was written; the message names the first such line.
     """
     return [*_checked(path, _read(path))]
 

@@ -31,8 +31,8 @@ class Checkpoint:
     """The ``state`` folder and ``rounds.jsonl`` of one method.
 
     Args:
-        folder: of the method: the run folder, or ``baselines/<method>`` in it.
-        keep: earlier steps that are kept, to go back to.
+        folder: the method's folder: the run folder, or ``baselines/<method>`` in it.
+        keep: number of earlier steps to keep, so that a run can go back to them.
     """
 
     def __init__(self, folder: Path, keep: int = 0) -> None:
@@ -76,10 +76,10 @@ class Checkpoint:
         return Saved(manifest.method, manifest.step, state, private, manifest.totals, manifest.finished, best, **noted)
 
     def earlier(self) -> dict[int, Saved]:
-        """Round -> the last stored step before it, to which a method can go back.
+        """Round -> the stored step before it, to which a method can go back.
 
         Raises:
-            RunFolderError: as :meth:`load`.
+            RunFolderError: see :meth:`load`.
         """
         manifest = read_sealed(self.manifest, Manifest)
         if manifest is None:
@@ -94,7 +94,7 @@ class Checkpoint:
         return found
 
     def go_back(self, saved: Saved) -> None:
-        """Makes an earlier step, or a changed form of it, the last; removes later lines of ``rounds.jsonl``.
+        """Makes an earlier step, possibly changed, the last one; removes later lines of ``rounds.jsonl``.
 
         Raises:
             RunFailedError: it cannot be written.
@@ -112,7 +112,7 @@ class Checkpoint:
         self.clean()
 
     def _read_noted(self, step: CompleteStep) -> dict[str, Any]:
-        """The memory of screen and filters after a step, as fields of :class:`Saved`."""
+        """The memory of the screen and the filters after a step, as fields of :class:`Saved`."""
         named = {} if step.seen is None else self._files.read(step.seen)
         seen = {client: {int(number): one for number, one in steps.items()} for client, steps in named.items()}
         received, residuals = ({}, {}) if step.filters is None else self._files.read(step.filters)
@@ -126,11 +126,11 @@ class Checkpoint:
         return state, private
 
     def history(self) -> list[bytes]:
-        """Reads the lines of ``rounds.jsonl`` up to the step that :meth:`load` gave."""
+        """Reads the lines of ``rounds.jsonl`` up to the step that :meth:`load` returned."""
         return self.lines()[: self._lines]
 
     def take_over(self, saved: Saved, lines: Sequence[bytes]) -> None:
-        """Starts from a step of another run, with the lines that led to it.
+        """Starts from a step of another run, with its lines of ``rounds.jsonl``.
 
         Raises:
             OSError: the folder cannot be written.
@@ -142,10 +142,10 @@ class Checkpoint:
         self.commit(saved)
 
     def lines(self) -> list[bytes]:
-        """Reads ``rounds.jsonl``: the lines of complete steps, which the manifest covers, and later ones.
+        """Reads all lines of ``rounds.jsonl``, including those after the complete steps that the manifest covers.
 
         Raises:
-            RunFolderError: they are not those that were written.
+            RunFolderError: the covered lines are not as they were written.
         """
         manifest = read_sealed(self.manifest, Manifest)
         lines = read_lines(self.rounds)
@@ -232,7 +232,7 @@ class Checkpoint:
             RunFailedError: it cannot be written.
         """
         try:
-            # After the complete steps, where a failed commit may have left a line.
+            # Replaces a line that a failed commit may have left after the complete steps.
             append(self.rounds, _line(record), len(self._written()))
         except OSError as error:
             raise RunFailedError(f"{self.rounds} cannot be written: {error}; it was to hold {dict(record)}") from error

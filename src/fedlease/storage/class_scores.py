@@ -1,4 +1,4 @@
-"""``classes`` in ``summary.json``: the confusion matrix of every client and what follows from it, by label."""
+"""``classes`` in ``summary.json``: the confusion matrix of every client, and scores by label."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
@@ -14,7 +14,7 @@ from fedlease.storage.documents import Content, Count, Finite
 __all__ = ["MOST_CLASSES", "ClassScores", "Unpredicted", "never_predicted", "never_predicted_note"]
 
 MOST_CLASSES = 100
-"""Number of labels up to which a client's confusion matrix is stored; nobody reads larger ones."""
+"""Most labels of a client for which its confusion matrix is stored, since larger ones cannot be read."""
 PLACES = 6
 
 
@@ -23,14 +23,14 @@ class ClassScores(Content):
 
     Attributes:
         labels: the client's label list.
-        support: test rows of each label.
-        predicted: test rows that were predicted to have it.
-        precision: share of ``predicted`` that is right; None where it is never predicted.
-        recall: share of ``support`` that is found; None where no test row has the label.
-        f1: 2 x right / (support + predicted); None where both are 0. Macro F1 is the mean of those that are not None.
-        confusion: a row per true label, in it the test rows by predicted label; empty for more than 100 labels, and
-            where rows have any number of labels.
-        test_rows: where that is not the sum of ``support``.
+        support: number of test rows with the label.
+        predicted: number of test rows for which the label was predicted.
+        precision: share of ``predicted`` that is right; None if the label is never predicted.
+        recall: share of ``support`` that is predicted; None if no test row has the label.
+        f1: 2 x right / (support + predicted); None if both are 0. Macro F1 is the mean of values other than None.
+        confusion: a row per true label, with the number of test rows per predicted label; empty for more than 100
+            labels, and if rows have any number of labels.
+        test_rows: number of test rows, if it is not the sum of ``support``.
     """
 
     labels: list[str]
@@ -44,8 +44,9 @@ class ClassScores(Content):
 
     @classmethod
     def of(cls, cells: Cells, labels: tuple[str, ...]) -> Self:
-        """Derives the scores from (true, predicted, rows) of the pairs of labels that occur, or of
-        :func:`fedlease.core.label_sets.cells_of_sets`.
+        """Derives the scores from cells, which are (true, predicted, rows) for each pair of labels that occurs.
+
+        For sets of labels, they come from :func:`fedlease.core.label_sets.cells_of_sets`.
         """
         sets = is_of_sets(cells, len(labels))
         counts = confusion_matrix(cells, len(labels) + sets)
@@ -73,13 +74,13 @@ class ClassScores(Content):
 
 
 class Unpredicted(NamedTuple):
-    """A label of some of a client's test rows that is predicted for none.
+    """A label in a client's test rows that is never predicted.
 
     Attributes:
-        client: whose.
-        label: its name.
-        support: test rows that have it.
-        test_rows: all test rows of the client.
+        client: id of the client.
+        label: the label's name.
+        support: number of test rows with the label.
+        test_rows: number of all test rows of the client.
     """
 
     client: ClientId
@@ -89,7 +90,7 @@ class Unpredicted(NamedTuple):
 
 
 def never_predicted(classes: Mapping[ClientId, ClassScores]) -> Iterator[Unpredicted]:
-    """Labels that are never predicted, sorted by client, then in the order of its labels."""
+    """Labels that are never predicted, sorted by client, and in the order of its labels."""
     for client, found in sorted(classes.items()):
         for label, support, predicted in zip(found.labels, found.support, found.predicted, strict=True):
             if support and not predicted:
@@ -98,7 +99,7 @@ def never_predicted(classes: Mapping[ClientId, ClassScores]) -> Iterator[Unpredi
 
 
 def never_predicted_note(classes: Mapping[ClientId, ClassScores]) -> str:
-    """One sentence that names them with client and count; empty if every label with test rows is predicted."""
+    """A sentence that names the labels that are never predicted, with client and count; empty if there are none."""
     found = [
         f"{label!r} by client {client!r} ({support} of its {rows} test rows)"
         for client, label, support, rows in never_predicted(classes)

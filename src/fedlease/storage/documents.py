@@ -1,4 +1,4 @@
-"""JSON and JSON Lines from any source: bounded in size, depth and number of values, and checked against a type."""
+"""Reads JSON and JSON Lines from untrusted sources: limits size, depth and number of values, and checks types."""
 
 import json
 import re
@@ -34,7 +34,7 @@ __all__ = [
 MOST_BYTES = 128 * 2**20
 """Largest size of a JSON file in bytes; the distances of 2,000 clients take 100 MB."""
 MOST_VALUES = 10_000_000
-"""Largest number of values in a JSON file: one may take two characters there and far more in memory."""
+"""Largest number of values in a JSON file, since a value of two characters takes far more memory."""
 MOST_DEPTH = 32
 """Largest depth of nested lists and objects."""
 MOST_LINES = 100_000
@@ -64,13 +64,13 @@ MeanAndDeviation = Annotated[list[Finite], Field(min_length=2, max_length=2)]
 
 
 class Content(BaseModel):
-    """The part of a JSON object that is read; the object may hold more."""
+    """The part of a JSON object that is read; the object may have further keys."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     @property
     def content(self) -> dict[str, Any]:
-        """Its JSON form, with defaults filled in and with further keys that were read."""
+        """Its JSON form: the keys that were set or read, including further ones."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -90,11 +90,11 @@ def parse_json(blob: bytes, where: object) -> dict[str, Any]:
     """Parses the JSON object in a text.
 
     Args:
-        blob: UTF-8.
+        blob: the text in UTF-8.
         where: names the text in messages.
 
     Raises:
-        RunFolderError: beyond a limit, or no JSON object.
+        RunFolderError: it exceeds a limit, or is no JSON object.
     """
     if sum(map(blob.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise RunFolderError(f"{where} is damaged: it has more than {MOST_VALUES:,} values")
@@ -128,15 +128,15 @@ def read_lines(path: Path) -> list[bytes]:
 
 
 def checked(content: Any, kind: type[M] | TypeAdapter[Any], where: object) -> Any:
-    """The value that was read, as ``kind`` has it.
+    """Converts JSON content to a type.
 
     Args:
-        content: as JSON gives it.
-        kind: what it must be.
-        where: names it in messages.
+        content: the parsed JSON.
+        kind: the type that it must have.
+        where: names the content in messages.
 
     Raises:
-        RunFolderError: it is something else; the first faults, each by its place.
+        RunFolderError: it does not have the type; the message has the first faults with their places.
     """
     try:
         return kind.validate_python(content) if isinstance(kind, TypeAdapter) else kind.model_validate(content)

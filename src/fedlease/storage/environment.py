@@ -47,9 +47,9 @@ class Continued(Content):
     """A run that another one continues.
 
     Attributes:
-        run: its own name.
-        name: of its folder, without the folders above.
-        rounds: that it had behind it.
+        run: identity of the run.
+        name: name of its folder, without the folders above.
+        rounds: number of its rounds.
     """
 
     run: Annotated[str, Field(pattern=IDENTITY)]
@@ -62,22 +62,22 @@ class Environment(Content):
 
     Attributes:
         format: number of the folder's format.
-        run: the run's own name, which no other run has.
-        fedlease: version.
+        run: identity of the run, which no other run has.
+        fedlease: version of fedlease.
         started: date and time, UTC.
-        python: version.
+        python: version of Python.
         platform: operating system.
-        cores: of the machine.
-        threads: that a client computes with.
-        device: where clients compute.
-        packages: package -> version, those that add the method, task or source among them.
+        cores: number of cores of the machine.
+        threads: number of threads with which a client computes.
+        device: device on which clients compute.
+        packages: package -> version, including packages that add the method, task or source.
         git: state of the working directory.
         data_fingerprint: SHA-256 over all rows.
-        data_warnings: of the data and of the base model.
+        data_warnings: warnings about the data and the base model.
         model_revision: commit of a hub model.
-        base_files: SHA-256 of the files of the base model and its tokenizer, by name.
+        base_files: name of a file of the base model or its tokenizer -> SHA-256.
         skipped_clients: client -> why it takes no part.
-        continued: the runs that it goes on from, the oldest first.
+        continued: the runs that it continues, oldest first.
     """
 
     format: int
@@ -100,12 +100,12 @@ class Environment(Content):
 
 
 def new_identity() -> str:
-    """A run's own name, which no other run has, whatever its settings: 32 random hexadecimal digits."""
+    """The identity of a new run: 32 random hexadecimal digits."""
     return secrets.token_hex(16)
 
 
 def is_identity(value: Any) -> bool:
-    """Whether a value may come from :func:`new_identity`; it names folders on nodes."""
+    """Whether a value has the form of :func:`new_identity`, so that it can name a folder on a node."""
     return isinstance(value, str) and re.match(IDENTITY, value) is not None and len(value) == 32
 
 
@@ -147,9 +147,9 @@ def read_environment(out: Path) -> Environment:
     """Reads the environment in which a run began; refuses a folder of another format.
 
     Raises:
-        RunFolderError: missing, damaged, or of another format.
+        RunFolderError: it is missing, damaged, or has another format.
     """
-    # Before anything else is read: in another format it may look otherwise.
+    # The format is checked first, since other formats may have other contents.
     stated = read_object(out / NAME)
     found = stated.get("format")
     if type(found) is not int or found != FORMAT:
@@ -171,7 +171,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_state() -> _Git | None:
-    """Commit and cleanliness of the working directory, where it is a git checkout."""
+    """Commit and cleanliness of the working directory; None if it is no git checkout."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)
         status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=5)

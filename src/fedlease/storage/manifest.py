@@ -1,4 +1,4 @@
-"""``state/manifest.json``: the files of a checkpoint, each by its content's hash."""
+"""``state/manifest.json``: the files of a checkpoint with the hashes of their contents."""
 
 from typing import Annotated
 
@@ -24,9 +24,9 @@ class StepFiles(BaseModel):
     """The files of one step.
 
     Attributes:
-        state: of the method.
-        clients: client -> slot -> its private tensors.
-        apart: what the state names by its hash.
+        state: file of the method's state.
+        clients: client -> slot -> file of its private tensors.
+        apart: further files to which the state refers by their hashes.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -46,7 +46,7 @@ class BestStep(StepFiles):
 
 
 class CompleteStep(StepFiles):
-    """A step to go on from, or back to."""
+    """A step from which a run can continue."""
 
     step: Count
     round: Count
@@ -57,7 +57,7 @@ class CompleteStep(StepFiles):
 
 
 class Manifest(CompleteStep):
-    """The last complete step, those before it that are kept, and under early stopping the best one so far."""
+    """The last complete step, earlier steps that are kept and, under early stopping, the best step so far."""
 
     method: str
     finished: bool

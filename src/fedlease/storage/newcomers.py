@@ -1,4 +1,4 @@
-"""Clients that joined after the run: ``onboarded/<client>/`` beside everything the run wrote."""
+"""Clients that joined after the run, in ``onboarded/<client>/`` of the run folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,24 +34,24 @@ class Newcomer(Content):
         labels: its own label list.
         pairs: whether its rows are pairs of texts.
         scale: mean and standard deviation of its numbers.
-        train_rows: to train on.
-        valid_rows: for choices.
-        test_rows: for scores.
+        train_rows: number of train rows.
+        valid_rows: number of validation rows.
+        test_rows: number of test rows.
         data: folder or file of its rows.
-        data_fingerprint: SHA-256 over them.
-        expert: that it was placed with; None under a method without experts.
-        distances: of its warm-up to the centroid of every expert.
+        data_fingerprint: SHA-256 over its rows.
+        expert: its expert; None under a method without experts.
+        distances: distance of its warm-up to the centroid of every expert.
         margin: how much farther the second nearest expert is, as a share; None for one expert.
-        unlike: whether it is farther from its expert than any client of the run from its own; on the corrected scale,
+        unlike: whether it is farther from its expert than any client of the run from its own; with similarities,
             whether no expert is known to have its task.
-        similarities: corrected, to every expert, None where unknown; [] where distances of B placed it.
-        errors: their standard errors.
-        reliability: how much of its warm-up is its task; None where distances placed it.
+        similarities: corrected similarity to every expert, None if unknown; [] if it was placed by distances.
+        errors: standard errors of the similarities.
+        reliability: share of its warm-up that is due to its task; None if it was placed by distances.
         learnt: whether it had learnt enough to be compared.
-        likeness: what its similarity to its expert says, in words.
-        epochs: of local training after the placement.
-        metric: the headline.
-        scores: what was scored -> headline metric on its test rows, in order.
+        likeness: words for its similarity to its expert.
+        epochs: passes of local training after the placement.
+        metric: the headline metric.
+        scores: name of a model -> headline metric on its test rows, in order.
     """
 
     client: ClientName
@@ -85,7 +85,7 @@ def read_newcomers(out: Path) -> dict[ClientId, Newcomer]:
         RunFolderError: one is damaged, or is in another client's folder.
     """
     found = {}
-    # A name with a dot in front is a folder that was never completed.
+    # A folder whose name begins with a dot was never completed.
     for path in sorted((out / "onboarded").glob(f"[!.]*/{ENTRY}")):
         newcomer = _files(out, path.parent.name).read_model(ENTRY, Newcomer)
         if newcomer.client != path.parent.name:
@@ -112,7 +112,7 @@ def newcomer_model(out: Path, client: ClientId) -> ClientModel:
 
 
 def write_newcomer(out: Path, model: ClientModel, newcomer: Newcomer) -> Path:
-    """Writes a newcomer's folder, whole or not at all, and returns it.
+    """Writes a newcomer's folder, which appears complete or not at all, and returns its path.
 
     Raises:
         OSError: it cannot be written.

@@ -1,4 +1,4 @@
-"""``predictions.jsonl``: predictions of every client's final model for its test rows, one row a line."""
+"""``predictions.jsonl``: predictions of every client's final model for its test rows, one line per row."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +18,8 @@ def lines_of(data: ClientData, columns: Mapping[str, list[Any]], root: Path | No
 
     Args:
         data: the client's rows.
-        columns: name -> value per test row; labels in ``prediction`` are indices.
-        root: folder or file of all rows; files are named from there on.
+        columns: name -> values, one per test row; labels in ``prediction`` are indices.
+        root: folder of all rows, to which names of files are relative.
     """
     for number, row in enumerate(data.test if columns else ()):
         found = {name: values[number] for name, values in columns.items()}
@@ -31,14 +31,14 @@ def lines_of(data: ClientData, columns: Mapping[str, list[Any]], root: Path | No
 
 
 def write_predictions(files: RunFiles, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Writes predictions; without any, no file.
+    """Writes predictions; writes no file if there are none.
 
     Raises:
         OSError: it cannot be written.
     """
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     if text:
-        # A text of a row may hold lone surrogates.
+        # A row's text may contain lone surrogates.
         files.write(PREDICTIONS, text.encode(errors="backslashreplace"))
 
 

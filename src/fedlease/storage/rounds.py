@@ -28,18 +28,18 @@ class Line(Content):
     """One step; ``clients`` is missing if the step failed.
 
     Attributes:
-        step: number, from 1.
-        phase: of the method.
-        round: 0 during the warm-up.
+        step: number of the step, from 1.
+        phase: phase of the method.
+        round: number of the round; 0 during the warm-up.
         refused: client -> why its update was not used.
-        suspects: client -> what was odd about its update, used or not.
-        clients: client -> what it reported: score and further metrics of the received model, and more.
-        mean_score: over the clients that were scored.
-        seconds: by what they were spent on.
-        bytes_up: from clients to the server, heads apart.
-        bytes_down: from the server to clients.
-        head_bytes_up: likewise, of heads.
-        head_bytes_down: likewise, of heads.
+        suspects: client -> findings about its update, whether it was used or not.
+        clients: client -> what it reported, such as score and further metrics of the received model.
+        mean_score: mean score over the clients that were scored.
+        seconds: activity -> seconds.
+        bytes_up: bytes from clients to the server, without heads.
+        bytes_down: bytes from the server to clients, without heads.
+        head_bytes_up: bytes of heads from clients to the server.
+        head_bytes_down: bytes of heads from the server to clients.
     """
 
     step: Count
@@ -74,13 +74,13 @@ class Line(Content):
 
 
 def read_rounds(folder: Path) -> list[Line]:
-    """Reads the steps of a method, without a line that a run has not completed.
+    """Reads the steps of a method, without an incomplete last line.
 
     Args:
-        folder: of the method.
+        folder: the method's folder.
 
     Raises:
-        RunFolderError: a line is damaged, or they are not those that the run wrote.
+        RunFolderError: lines are damaged, or not as the run wrote them.
     """
     checkpoint = Checkpoint(folder)
     lines = checkpoint.lines()
@@ -112,7 +112,7 @@ def suspects_of(lines: Iterable[Line]) -> dict[ClientId, list[str]]:
     for line in lines:
         for client, odd in line.suspects.items():
             for finding in odd:
-                # Numbers differ from round to round.
+                # Findings that differ only in numbers are the same.
                 kind = _NUMBER.sub("#", finding)
                 found.setdefault(client, {}).setdefault(kind, f"round {line.round}: {finding}")
     return {client: [*found[client].values()] for client in sorted(found)}

@@ -42,12 +42,12 @@ class _Index(BaseModel):
 class RunFiles:
     """Reads and writes the files of a run folder that the index covers.
 
-    A folder without an index, such as one without a run, is read without digests. What cannot be written is an OSError;
-    what is missing, damaged, no regular file or too large is a RunFolderError.
+    In a folder without an index, files are read without comparing digests. Methods raise an OSError if a file cannot be
+    written, and a RunFolderError if it is missing, damaged, no regular file or too large.
 
     Args:
         out: the run folder.
-        within: a folder in it that names are relative to, such as ``baselines/fedit``.
+        within: a folder in it, such as ``baselines/fedit``, to which names are relative.
 
     Attributes:
         folder: ``out/within``.
@@ -105,7 +105,7 @@ class RunFiles:
         write_sealed(self._path, _Index(settings=index.settings, files=files))
 
     def write(self, name: str, blob: bytes) -> None:
-        """Adds a file to the index and writes it; refuses a folder on the way that is a link."""
+        """Adds a file to the index and writes it; refuses paths through a folder that is a link."""
         path = self.folder / name
         for parent in reversed(path.relative_to(self.out).parents):
             if parent != Path() and (self.out / parent).is_symlink():
@@ -126,7 +126,7 @@ class RunFiles:
                 blob = read_file(path, most)
             except FileNotFoundError as error:
                 raise RunFolderError(f"{path} is missing or damaged: there is no such file") from error
-            # After the file: a running process puts a digest into the index before it writes the content.
+            # The index is read after the file, since writers add a digest before they write the content.
             index = read_sealed(self._path, _Index)
             known = None if index is None else index.files.get(self._within + name)
             if known is None or digest(blob) in known:
@@ -139,7 +139,7 @@ class RunFiles:
         return found
 
     def digests(self, folder: str) -> dict[str, str]:
-        """SHA-256 of the files in a folder by their paths in it: those that the index covers, and no others."""
+        """Path in a folder -> SHA-256, of the files that the index covers; other files are errors."""
         if not self._path.exists():
             return {}
         found = {name: digest(self.read(name, MOST_WEIGHTS)) for name in self.names(folder)}

@@ -42,7 +42,7 @@ CONFIG = "config.yaml"
 MAY_CHANGE = ("data.path", "device", "fedlease.admitted", "fedlease.unlike", "flower.")
 """Settings that may be edited in a run folder: the places of rows, the machine, and options of a call."""
 TRACKED = "wandb"
-"""A folder in a run folder that may contain links; nothing here reads it."""
+"""A folder in a run folder that may contain links, and is never read."""
 FEW = 5
 """Number of changed settings that a message lists."""
 LONGEST = 500
@@ -115,16 +115,16 @@ def start_run(
 
     Args:
         out: the run folder.
-        settings: resolved.
-        cards: what is known of every client.
-        fingerprint: of all rows.
-        warnings: of the data and of the base model.
-        made: the files of a base model that exists nowhere else, by name.
-        identity: of the run; None makes a new one.
+        settings: resolved settings.
+        cards: client -> its card.
+        fingerprint: SHA-256 over all rows.
+        warnings: warnings about the data and the base model.
+        made: name -> content, of the files of a base model that was made for this run.
+        identity: identity of the run; None makes a new one.
         skipped: client -> why it takes no part.
-        base_files: SHA-256 of the files of the base model and its tokenizer, by name.
-        continued: the runs that it goes on from, the oldest first.
-        before: writes what it goes on from; is called when all but ``config.yaml`` is there.
+        base_files: name of a file of the base model or its tokenizer -> SHA-256.
+        continued: the runs that it continues, oldest first.
+        before: writes the state from which the run continues; called just before ``config.yaml`` is written.
 
     Raises:
         RunFolderError: ``out`` already contains a run or a piece of one, or cannot be written.
@@ -158,7 +158,8 @@ def read_settings(out: Path) -> Settings:
     """Reads the resolved settings of a run, after checking that its folder has only regular files and folders.
 
     Raises:
-        RunFolderError: no run folder, damaged, of another version, changed since the run began, or with a link in it.
+        RunFolderError: it is no run folder, is damaged, has another version, was changed since the run began, or
+            contains a link.
     """
     path = out / CONFIG
     if not path.exists() and not path.is_symlink():
@@ -170,7 +171,7 @@ def read_settings(out: Path) -> Settings:
     read_environment(out)
     try:
         values = parse_yaml(files.read(CONFIG, MOST_YAML).decode("utf-8"))
-        # Before its settings are checked, which another version may not know.
+        # Methods that are not installed come first, since their settings would be unknown.
         if absent := not_installed(values):
             raise RunFolderError([f"{out}: {sentence}" for sentence in absent])
         settings = read_values(values)
@@ -194,12 +195,12 @@ def read_settings(out: Path) -> Settings:
 
 
 def changed_settings(found: Settings, wanted: Settings, exclude: Any = None) -> list[tuple[str, Any, Any]]:
-    """Settings that differ from those of the run in a folder: dotted key, the run's value, the wanted one.
+    """Settings that differ from those of a run: (dotted key, the run's value, the wanted value).
 
     Args:
-        found: of the run folder.
-        wanted: resolved for this machine.
-        exclude: what may differ, as pydantic's ``exclude``.
+        found: the run's settings.
+        wanted: settings that are resolved for this machine.
+        exclude: settings that may differ, in the form of pydantic's ``exclude``.
     """
     there, here = (s.model_dump(mode="json", exclude=exclude) for s in (found, wanted))
     if wanted.revision is None:  # a hub model's is resolved when the run begins
@@ -224,7 +225,7 @@ def read_clients(out: Path) -> dict[ClientId, ClientCard]:
     """Client -> its card.
 
     Raises:
-        RunFolderError: missing or damaged, or an id that is none.
+        RunFolderError: the file is missing or damaged, or an id is invalid.
     """
     found = RunFiles(out).read_model("clients.json", _Clients).root
     return {c: _card(c, entry) for c, entry in found.items()}
@@ -236,6 +237,6 @@ def _card(client: ClientId, entry: _Client) -> ClientCard:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON that is no part of a run, whole or not at all."""
+    """Writes a JSON file that is no part of a run, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, as_json(content))

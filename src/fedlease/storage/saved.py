@@ -1,4 +1,4 @@
-"""Contents of a checkpoint: the last step of a method, and under early stopping the best one."""
+"""Contents of a checkpoint: the last step of a method and, under early stopping, the best one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ __all__ = ["Best", "Saved"]
 
 @dataclass(frozen=True)
 class Best:
-    """The round whose models did best on validation rows, see :mod:`fedlease.server.stopping`.
+    """The round with the best models on validation rows, see :mod:`fedlease.server.stopping`.
 
     Attributes:
-        step: that ended it.
-        value: mean over clients of what is compared.
-        state: the method's after it.
-        private: as of :class:`Saved`, after it.
-        waited: rounds made since.
-        clients: client -> what is compared.
+        step: number of the step that ended the round.
+        value: mean of ``clients``.
+        state: the method's state after the round.
+        private: private tensors after the round, see :class:`Saved`.
+        waited: number of rounds since.
+        clients: client -> value on its validation rows.
     """
 
     step: int
@@ -33,7 +33,7 @@ class Best:
 
     @property
     def round(self) -> int:
-        """Its number; 0 is the warm-up."""
+        """The number of the round; 0 is the warm-up."""
         return int(self.state.round) - 1
 
 
@@ -42,16 +42,16 @@ class Saved:
     """The data that a resumed run needs.
 
     Attributes:
-        method: name.
-        step: completed steps (warm-up waves and rounds).
-        state: the method's, in most runs a :class:`~fedlease.methods.head.HeadState` around it.
+        method: name of the method.
+        step: number of completed steps (warm-up waves and rounds).
+        state: the method's state, in most runs within a :class:`~fedlease.methods.head.HeadState`.
         private: client -> slot -> tensors, see :class:`~fedlease.client.store.Private`.
-        totals: running sums: bytes, seconds, steps.
-        finished: no round is left.
-        best: under early stopping the best round so far, which a finished method has as its state.
-        seen: client -> step -> what is remembered of the update that was used.
-        received: client -> what it has received, as filters know it.
-        residuals: client in this process -> what rounding has kept from the server, see
+        totals: running sums of bytes, seconds and steps.
+        finished: whether no round is left.
+        best: the best round so far, under early stopping; a finished method has its state.
+        seen: client -> step -> the screen's memory of the update that was used.
+        received: client -> tensors that it has received, for the filters.
+        residuals: client in this process -> rounding errors that it has not sent yet, see
             :class:`~fedlease.privacy.memory.Memory`.
     """
 

@@ -1,4 +1,4 @@
-"""Tensors of many clients: in memory up to a bound, and beyond in files that are read on access."""
+"""Stores tensors of many clients: in memory up to a limit, and otherwise in files that are read on access."""
 
 import weakref
 from collections.abc import Iterator, Mapping
@@ -17,15 +17,15 @@ from fedlease.storage.run_files import MOST_WEIGHTS
 __all__ = ["IN_MEMORY", "OnDisk", "Shelf"]
 
 IN_MEMORY = 256 * 2**20
-"""Bytes in memory, of results and of private tensors each; further ones go to disk."""
+"""Most bytes in memory, for results and for private tensors each; further ones go to disk."""
 
 
 class OnDisk(Mapping[str, Tensor]):
     """Tensors in a file; only the file that was read last stays in memory.
 
     Args:
-        path: a file that :func:`fedlease.core.codec.dumps` wrote, and that does not change.
-        names: of the tensors in it.
+        path: a file from :func:`fedlease.core.codec.dumps` that does not change.
+        names: names of the tensors in it.
     """
 
     def __init__(self, path: Path, names: Mapping[str, object]) -> None:
@@ -54,18 +54,18 @@ def _read(path: Path) -> Tensors:
 
 
 class _Held(dict[str, Tensor]):
-    """A dict that can be referenced weakly."""
+    """A dictionary that can be referenced weakly."""
 
 
 class Shelf:
     """Stores tensors as long as the returned mappings are alive.
 
     Args:
-        folder: for files; is made with the first.
-        in_memory: bytes of tensors.
+        folder: folder for files, which is made with the first file.
+        in_memory: most bytes of tensors in memory.
 
     Attributes:
-        held: bytes in memory now.
+        held: current bytes of tensors in memory.
     """
 
     def __init__(self, folder: Path, in_memory: int = IN_MEMORY) -> None:
@@ -73,7 +73,7 @@ class Shelf:
         self._numbers = count()
 
     def __call__(self, tensors: Tensors) -> Tensors:
-        """The same tensors, in memory if there is room, else in a file that is deleted with the last reference.
+        """Stores tensors in memory if there is room, otherwise in a file that is deleted with the last reference.
 
         Raises:
             OSError: the file cannot be written.

@@ -15,21 +15,21 @@ from fedlease.storage.shelf import IN_MEMORY, OnDisk
 __all__ = ["StateFiles"]
 
 APART = 2**14
-"""Bytes from which on a tensor, or a mapping of tensors, is a file of its own: the matrix of all distances, a warm-up
-that has come in, which later waves leave as it is. The rest of a state changes with every step."""
+"""Bytes from which a tensor, or a mapping of tensors, gets its own file, so that a large part of a state that does not
+change, such as the matrix of distances or a received warm-up, is not written again in every step."""
 
 
 class StateFiles:
     """Writes and reads the files of the folder ``state``.
 
     Args:
-        folder: that folder.
+        folder: path of the folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # By identity: states are frozen, so that the same object has the same values. Holding the object keeps
-        # its identity from being given to another.
+        # id of a value -> the value and its entry. States are frozen, so the same object has the same values; keeping
+        # a reference prevents its id from being reused.
         self._known: dict[int, tuple[Any, Entry]] = {}
         self._last: dict[int, tuple[Any, Entry]] = {}
 
@@ -41,7 +41,7 @@ class StateFiles:
         """Writes values that are not on disk yet; returns the fields of :class:`~fedlease.storage.manifest.StepFiles`.
 
         Args:
-            state: of the method.
+            state: the method's state.
             private: client -> slot -> tensors.
 
         Raises:
@@ -63,7 +63,7 @@ class StateFiles:
         return {"state": self.write(dumps(state, name)), "clients": clients, "apart": list(apart.values())}
 
     def read_step(self, step: StepFiles) -> tuple[Any, dict[ClientId, dict[str, Tensors]]]:
-        """The state and the clients' private tensors of a step; tensors beyond a bound are read on access.
+        """Reads the state and the clients' private tensors of a step; private tensors beyond a limit stay on disk.
 
         Raises:
             RunFolderError: a file is missing or damaged.
@@ -79,7 +79,7 @@ class StateFiles:
 
         def tensors_of(entry: Entry) -> Tensors:
             nonlocal size
-            found: Tensors = self.read(entry)  # which also finds damage
+            found: Tensors = self.read(entry)  # also detects damage
             size += sum(tensor.nbytes for tensor in found.values())
             return found if size <= IN_MEMORY else OnDisk(self.folder / entry.file, found)
 

@@ -1,6 +1,6 @@
-"""The result of a method, written and read here: ``summary.json``, and the scores and samples row by row beside it.
+"""Writes and reads the result of a method: ``summary.json``, and files with scores and samples of single rows.
 
-A :class:`Summary` is typed; its ``content`` is the JSON form, which reports, comparisons and users read.
+:class:`Summary` is typed; its ``content`` is the JSON form for reports, comparisons and users.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,11 +69,11 @@ class ClientScores(Content):
 
     Attributes:
         task: what its rows are about.
-        num_test: test rows.
+        num_test: number of test rows.
         majority: headline metric of the most frequent train label or answer.
         bare_base: headline metric of the untrained model.
         own_expert: headline metric of the own expert alone.
-        choice: candidate taken.
+        choice: index of the chosen candidate.
     """
 
     __pydantic_extra__: dict[str, Finite] = Field(init=False)
@@ -93,8 +93,8 @@ class Stopped(Content):
         metric: what was compared on validation rows, ``score`` or ``loss``.
         value: its mean over clients in the best round.
         best_round: the round that is kept; 0 is the warm-up.
-        rounds: that were made.
-        planned: that would have been made.
+        rounds: number of rounds that were made.
+        planned: number of rounds in the settings.
     """
 
     metric: str
@@ -111,42 +111,42 @@ class Summary(Content):
     ``classes`` and ``expert_usage``.
 
     Attributes:
-        method: name.
+        method: name of the method.
         seed: root seed of the run.
         head: head policy.
-        num_clients: clients that take part.
-        averaged: how many of them are in ``mean``.
+        num_clients: number of clients that take part.
+        averaged: number of clients in ``mean``.
         left_out: client -> why it is in no mean.
         skipped: client -> why it takes no part in the run.
-        num_experts: None for a method that allocates none.
+        num_experts: number of experts; None for a method that allocates none.
         assignment: client -> expert.
-        silhouettes: number of experts -> score.
-        epsilon: client -> what it has spent under differential privacy; {} without.
-        suspects: client -> what was odd about its updates, used or not, with the round.
-        warnings: plain sentences.
-        metric: the headline.
+        silhouettes: number of experts -> silhouette.
+        epsilon: client -> epsilon spent; {} without differential privacy.
+        suspects: client -> findings about its updates with their rounds, whether updates were used or not.
+        warnings: warnings, one sentence each.
+        metric: the headline metric.
         learnt: what clients optimise, by its name in the settings.
         per_client: client -> its scores.
-        classes: client -> its scores by label, where rows have labels.
+        classes: client -> its scores by label, if rows have labels.
         per_task: task -> mean over its clients.
-        task_clients: task -> how many clients it has.
+        task_clients: task -> numbers of its clients.
         mean: plain mean over clients, the headline.
-        weighted_mean: weighted by test rows.
-        worst_client: the lowest score.
-        own_expert_mean: of the own expert alone.
-        majority_mean: of the most frequent label or answer.
-        bare_base_mean: of the untrained model.
-        means_over: key of another mean -> how many clients it is over.
+        weighted_mean: mean weighted by test rows.
+        worst_client: the client with the lowest score.
+        own_expert_mean: mean of the own expert alone.
+        majority_mean: mean of the most frequent label or answer.
+        bare_base_mean: mean of the untrained model.
+        means_over: key of another mean -> number of clients in it.
         expert_usage: client -> module -> mean weight of every expert, and experts used per token.
-        passes: over a client's own rows for each uploaded model.
-        early_stopping: which round was kept; None without early stopping.
-        trainable_parameters: of the adapter, at most, in a step.
-        bytes_up: from all clients to the server, heads apart.
-        bytes_down: from the server to all clients.
-        head_bytes_up: likewise, of heads.
-        head_bytes_down: likewise, of heads.
+        passes: number of passes over a client's own rows for each uploaded model.
+        early_stopping: the outcome of early stopping; None without it.
+        trainable_parameters: largest number of trainable parameters of an adapter in a step.
+        bytes_up: bytes from all clients to the server, without heads.
+        bytes_down: bytes from the server to all clients, without heads.
+        head_bytes_up: bytes of heads from all clients to the server.
+        head_bytes_down: bytes of heads from the server to all clients.
         seconds: phase -> seconds.
-        verdict: what came of the whole run; of the main method, once its baselines are finished.
+        verdict: verdict on the whole run, in the main method's summary once its baselines are finished.
     """
 
     __pydantic_extra__: dict[str, Finite | None] = Field(init=False)
@@ -195,7 +195,7 @@ class Summary(Content):
 
 
 class _RowScores(RootModel[dict[ClientName, Annotated[str, Field(pattern=r"^[01]*$")] | list[Finite]]]):
-    """One character per row if rows are right or wrong, else one number."""
+    """Client -> one character per row if rows are right or wrong, otherwise one number per row."""
 
 
 class _Sample(Content):
@@ -220,16 +220,16 @@ def write_result(
     row_scores: Mapping[str, str | Sequence[float]],
     samples: Mapping[str, Sequence[Mapping[str, str]]],
 ) -> None:
-    """Writes a method's result; ``summary.json`` comes last: a method with it is finished.
+    """Writes a method's result; ``summary.json`` comes last, since a method with this file is finished.
 
     Args:
-        files: of the method.
+        files: the method's files.
         summary: the result.
-        row_scores: client -> headline metric per test row, by which comparisons are paired.
-        samples: client -> some rows with what was written; empty where nothing is written.
+        row_scores: client -> headline metric per test row, for paired comparisons.
+        samples: client -> some rows with generated answers; empty for other tasks.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: a file cannot be written.
     """
     files.write_json("row_scores.json", row_scores)
     if samples:
@@ -238,7 +238,7 @@ def write_result(
 
 
 def write_summary(files: RunFiles, summary: Summary) -> None:
-    """Writes ``summary.json`` alone, whole or not at all.
+    """Writes only ``summary.json``, atomically.
 
     Raises:
         OSError: it cannot be written.
@@ -247,19 +247,19 @@ def write_summary(files: RunFiles, summary: Summary) -> None:
 
 
 def read_summary(files: RunFiles) -> Summary | None:
-    """The result of a method; None while it is not finished.
+    """Reads the result of a method; None if it is not finished.
 
     Raises:
-        RunFolderError: damaged.
+        RunFolderError: it is damaged.
     """
     return files.read_model("summary.json", Summary) if files.has("summary.json") else None
 
 
 def read_result(files: RunFiles) -> Summary | None:
-    """The result of a method of which no file is missing, or None.
+    """Reads the result of a method; None if it is not finished, or a file of it is missing.
 
     Raises:
-        RunFolderError: damaged.
+        RunFolderError: it is damaged.
     """
     covered = set(files.names())
     if any(name in covered and not files.has(name) for name in RESULT):
@@ -268,10 +268,10 @@ def read_result(files: RunFiles) -> Summary | None:
 
 
 def read_row_scores(files: RunFiles) -> dict[str, str | list[float]]:
-    """Client -> headline metric per test row, as :func:`write_result` takes it.
+    """Client -> headline metric per test row, in the form of :func:`write_result`.
 
     Raises:
-        RunFolderError: missing or damaged.
+        RunFolderError: the file is missing or damaged.
     """
     return files.read_model("row_scores.json", _RowScores).root
 
@@ -280,6 +280,6 @@ def read_samples(files: RunFiles) -> dict[str, list[Any]]:
     """Client -> its samples; empty for a method that has none.
 
     Raises:
-        RunFolderError: damaged.
+        RunFolderError: the file is damaged.
     """
     return files.read_model("samples.json", _Samples).model_dump() if files.has("samples.json") else {}

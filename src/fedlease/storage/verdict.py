@@ -1,4 +1,4 @@
-"""The outcome of a run in a few typed values: the ``verdict`` of its ``summary.json``."""
+"""The outcome of a run as typed values: the ``verdict`` of its ``summary.json``."""
 
 from typing import Literal
 
@@ -16,10 +16,10 @@ class Gain(Content):
     """The gain of a score over that of ``local``.
 
     Attributes:
-        difference: in [-1, 1].
-        low: the lower end of the 95 % interval.
-        high: its upper end.
-        paired: whether the interval is over the same test rows of both, or of two proportions.
+        difference: difference of the scores, in [-1, 1].
+        low: lower end of the 95 % interval.
+        high: upper end of the 95 % interval.
+        paired: whether the interval pairs the test rows of both models; otherwise it is that of two proportions.
     """
 
     difference: Finite
@@ -29,7 +29,7 @@ class Gain(Content):
 
     @property
     def effect(self) -> Effect:
-        """The effect of joining, as far as the test rows tell."""
+        """The effect of joining, by the interval."""
         return "helps" if self.low > 0 else "costs" if self.high < 0 else "unclear"
 
 
@@ -39,11 +39,11 @@ class ClientVerdict(Content):
     Attributes:
         task: what its rows are about.
         score: headline metric.
-        metrics: key -> the further metrics, such as ``macro_f1`` and ``mcc``.
-        never_predicted: labels that some of its test rows have and that are predicted for none.
-        local: headline metric of ``local``; None without.
-        gain: over ``local``.
-        effect: of joining, by the interval of ``gain``.
+        metrics: key -> value of further metrics, such as ``macro_f1`` and ``mcc``.
+        never_predicted: labels in its test rows that are never predicted.
+        local: headline metric of ``local``; None without this baseline.
+        gain: gain over ``local``.
+        effect: effect of joining, by the interval of ``gain``.
     """
 
     task: str
@@ -69,10 +69,10 @@ class Groups(Content):
 
     Attributes:
         members: clients by expert, from expert 0 on.
-        certainty: ``sure``, or ``close`` where another grouping is nearly as good.
+        certainty: ``sure``, or ``close`` if another grouping is nearly as good.
         close: clients that another grouping fits as well.
         not_learnt: clients that had learnt too little to be compared with others.
-        text: the same as a sentence.
+        text: a sentence that summarises the groups.
     """
 
     members: list[list[ClientName]]
@@ -93,9 +93,9 @@ class Advice(Content):
     """One warning.
 
     Attributes:
-        level: ``act`` where results are missing or at risk, ``look`` where a decision was close, ``note`` otherwise.
-        title: what is the case, in a few words.
-        text: the particulars.
+        level: ``act`` if results are missing or at risk, ``look`` if a decision was close, ``note`` otherwise.
+        title: the warning in a few words.
+        text: its details.
         todo: what to do about it.
     """
 
@@ -109,16 +109,16 @@ class Verdict(Content):
     """The outcome of a run.
 
     Attributes:
-        alarms: what makes scores misleading, such as labels that are never predicted; stands before all else.
-        sentences: the result in plain words, the most important one first.
-        against: the baseline that gains are over; None where the run has none.
-        metric: key of the metric that gains are in: the headline, or the accuracy where that is none of single rows.
-        gain: mean over the clients that both scored.
-        clients: by client.
-        tasks: by task; {} where there is one task.
-        groups: None for a method that makes none.
-        next_step: what to do.
-        warnings: everything unusual, the urgent ones first.
+        alarms: reasons why scores are misleading, such as labels that are never predicted; shown before all else.
+        sentences: the result in plain words, the most important sentence first.
+        against: the baseline of gains; None if the run does not have it.
+        metric: key of the metric of gains: the headline metric, or accuracy if that is no mean over rows.
+        gain: mean gain over the clients that both scored.
+        clients: client -> its outcome.
+        tasks: task -> its outcome; {} if there is only one task.
+        groups: the groups of clients; None for a method without groups.
+        next_step: the suggested next step.
+        warnings: advice on everything unusual, most urgent first.
     """
 
     alarms: list[str] = Field(default_factory=list)
@@ -133,7 +133,7 @@ class Verdict(Content):
     warnings: list[Advice] = Field(default_factory=list)
 
     def having(self, effect: Effect) -> list[str]:
-        """Clients on which joining has this effect, the largest difference first."""
+        """Clients on which joining has this effect, largest difference first."""
         gains = {
             client: row.gain.difference for client, row in self.clients.items() if row.gain and row.effect == effect
         }

@@ -1,4 +1,4 @@
-"""The models of every client of a run behind one HTTP service.
+"""Serves the models of all clients of a run over HTTP.
 
-Models are opened by ``use``; nothing is trained or written.
+Training and writing models do not belong here.
 """

@@ -1,4 +1,4 @@
-"""Access tokens: one per client, and an administrator's for all of them."""
+"""Access tokens: one per client, and an administrator's for all clients."""
 
 import hashlib
 import hmac
@@ -19,7 +19,7 @@ __all__ = ["ADMIN", "OPEN_PATHS", "Caller", "OnlyCallers", "Tokens", "caller_of"
 
 ADMIN = "*"
 OPEN_PATHS = ("/health", "/docs", "/openapi.json")
-"""Paths without a client's name or row in them; they are answered to everyone."""
+"""Paths that anyone may request, since their responses have no names or rows of clients."""
 MOST_BYTES = 1_000_000
 SHORTEST, LONGEST = 16, 1000
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -27,17 +27,21 @@ DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Caller:
-    """Attributes: ``name``, a client's id, or :data:`ADMIN` for one who may ask every client's model."""
+    """The sender of a request.
+
+    Attributes:
+        name: id of the client whose model it may use, or :data:`ADMIN` for all models.
+    """
 
     name: ClientId = ADMIN
 
     def may(self, client: ClientId) -> bool:
-        """Whether it may ask this client's model."""
+        """Whether it may use this client's model."""
         return self.name in (ADMIN, client)
 
 
 class Tokens:
-    """SHA-256 digest of every token -> whose it is; the tokens themselves are not stored."""
+    """The SHA-256 digests of all tokens with their callers; the tokens themselves are not stored."""
 
     def __init__(self, callers: Mapping[bytes, Caller]) -> None:
         self._callers = dict(callers)
@@ -46,11 +50,11 @@ class Tokens:
     def read(cls, path: Path, clients: Collection[ClientId]) -> "Tokens":
         """Reads a YAML or JSON mapping of client ids, or ``"*"``, to tokens.
 
-        A token is 16 to 1000 visible characters, or ``sha256:`` and the hexadecimal digest of one, so that the file
-        itself opens nothing.
+        A token is 16 to 1000 visible characters, or ``sha256:`` and the hexadecimal digest of a token, so that the file
+        need not have the token itself.
 
         Raises:
-            ConfigError: unreadable, another form, a client that the run does not have, or a token given twice.
+            ConfigError: the file cannot be read or has another form, or it has an unknown client or a token twice.
         """
         try:
             with path.open("rb") as file:
@@ -83,7 +87,7 @@ class Tokens:
         return cls(callers)
 
     def caller(self, token: bytes) -> Caller | None:
-        """The owner of a token; the time of the search depends on no token."""
+        """The caller with a token, or None; the time of the search does not depend on the token."""
         given, found = hashlib.sha256(token).digest(), None
         for digest, caller in self._callers.items():
             if hmac.compare_digest(digest, given):
@@ -101,13 +105,13 @@ def _digest(token: object) -> bytes | None:
 
 
 def caller_of(request: Any) -> Caller:
-    """The sender of a request; without a token file everyone may ask everything."""
+    """The sender of a request; without a token file everyone may use all models."""
     caller: Caller = request.scope.get("fedlease.caller", Caller())
     return caller
 
 
 def refusal_body(path: str, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """The body of an error: below ``/v1`` in the form that OpenAI's clients read, else one sentence."""
+    """The body of an error: under ``/v1`` in the form that OpenAI's clients read, otherwise one sentence."""
     if not path.startswith("/v1/"):
         return {"error": message}
     kind = "invalid_request_error" if code is None or code.startswith(("invalid", "model")) else code
@@ -115,14 +119,14 @@ def refusal_body(path: str, message: str, code: str | None = None, param: str | 
 
 
 class OnlyCallers:
-    """Refuses requests without a known token; those to ``/metrics`` need the administrator's."""
+    """Refuses requests without a known token; ``/metrics`` requires the administrator's."""
 
     def __init__(self, app: Any, tokens: Tokens) -> None:
         self.app = app
         self.tokens = tokens
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Called by the web framework."""
+        """Handles a request; the web framework calls this."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             header = dict(scope["headers"]).get(b"authorization", b"")
             scheme, _, token = header.partition(b" ")

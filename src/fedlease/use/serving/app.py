@@ -1,4 +1,4 @@
-"""The web application: what every service of a run has in common, around what answers for its clients."""
+"""The web application: the paths, refusals and middleware that all services of a run have in common."""
 
 import asyncio
 import contextlib
@@ -40,19 +40,19 @@ def make_app(
     tokens: Tokens | None = None,
     access_log: TextIO | None = None,
 ) -> "FastAPI":
-    """The application, with the base loaded and tried; what computes is ``app.state.batcher``.
+    """The application, with the base model loaded and tested; ``app.state.batcher`` computes.
 
     Args:
         run: opened run folder.
-        limits: of requests, batches and the queue.
-        hosts: names under which it may be called; None allows any. The list refuses a page in a browser that makes its
-            own name resolve to this machine.
-        tokens: who may call; None lets everyone ask every client's model.
-        access_log: gets one JSON object per request; None writes none.
+        limits: limits of requests, batches and the queue.
+        hosts: host names that requests may have; None allows any. This refuses a page in a browser whose host name is
+            made to resolve to this machine.
+        tokens: access tokens; None lets everyone use all models.
+        access_log: receives one JSON object per request; None writes none.
 
     Raises:
         MissingPackageError: fastapi is not installed.
-        ModelError: the base model cannot be had, or rows cannot be computed together in its architecture.
+        ModelError: the base model cannot be loaded, or rows cannot be computed together in its architecture.
     """
     import_packages()
     from fastapi import FastAPI, Request
@@ -79,8 +79,8 @@ def make_app(
     async def health(request: Request) -> dict[str, str | int]:
         if tokens is not None:
             return {"status": "ok"}
-        said = {"status": "ok", "run": run.out.resolve().name, "method": run.method, "version": __version__}
-        return {**said, "clients": len(run.clients)}
+        found = {"status": "ok", "run": run.out.resolve().name, "method": run.method, "version": __version__}
+        return {**found, "clients": len(run.clients)}
 
     @app.get("/clients", summary="Every client with its labels.")
     async def clients(request: Request) -> dict[str, list[dict[str, Any]]]:
@@ -121,7 +121,7 @@ def make_app(
     async def failed(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse(refusal_body(request.url.path, FAILED, "server_error"), 500)
 
-    # The last that is added comes first.
+    # The middleware that is added last runs first.
     app.add_middleware(_Failing)
     if tokens is not None:
         app.add_middleware(OnlyCallers, tokens=tokens)
@@ -132,7 +132,7 @@ def make_app(
 
 
 def import_packages() -> None:
-    """Makes sure that the packages of the server are there.
+    """Checks that the packages of the server are installed.
 
     Raises:
         MissingPackageError: fastapi or uvicorn is not installed.
@@ -145,7 +145,7 @@ def import_packages() -> None:
 
 
 def _metrics(worker: Any) -> Metrics | None:
-    """None if prometheus-client is not installed: there is no such path then."""
+    """The counters; None, so that there is no such path, if prometheus-client is not installed."""
     try:
         return Metrics(lambda: worker.waiting, lambda: worker.answers if isinstance(worker, Writer) else worker.batches)
     except ImportError:
@@ -153,14 +153,14 @@ def _metrics(worker: Any) -> Metrics | None:
 
 
 def _log_failure(error: Exception) -> None:
-    """Logs where and what, but no message of foreign code: it may quote a row."""
+    """Logs an error with its traceback, without messages of foreign code, which may quote a row."""
     places = "".join(traceback.format_tb(error.__traceback__))
     what = printable(str(error), longest=1000) if isinstance(error, FedLeaseError) else type(error).__name__
     log.error("a request failed: %s\n%s", what, places)
 
 
 class _Failing:
-    """Answers a failure before the web framework does, which would log its message."""
+    """Answers a failed request before the web framework does, which would log the error's message."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -179,7 +179,7 @@ class _Failing:
             if scope["type"] != "http":
                 raise
             _log_failure(error)
-            if begun:  # the connection breaks off, which tells the caller that the answer is not whole
+            if begun:  # closing the connection shows the caller that the response is incomplete
                 raise ConnectionError("the answer broke off") from None
             from fastapi.responses import JSONResponse
 

@@ -1,4 +1,4 @@
-"""Rows of concurrent requests in one batch, whatever clients they belong to."""
+"""Batches of rows from concurrent requests, for any clients."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 class Predictor:
-    """Rows of any clients -> what each row's client's model says of it; computes two rows when it is created.
+    """Predicts rows with their clients' models; computes two rows when it is created, as a test.
 
     Raises:
         ModelError: rows cannot be computed together in this architecture.
@@ -31,7 +31,7 @@ class Predictor:
     def __init__(self, run: OpenRun) -> None:
         self.run, self.mixed = run, MixedModel.of_run(run)
         first = next(iter(run.clients.values()))
-        # One row would not show a module in which rows do not come first.
+        # Two rows, since one would not reveal a module whose first dimension is not that of rows.
         texts = ("a text", "and a longer one beside it")
         self([(first.id, Row(text, text if first.pairs else None, 0)) for text in texts])
 
@@ -48,11 +48,11 @@ class Predictor:
 
 
 class QueueFullError(Exception):
-    """The queue is full; later there may be room."""
+    """The queue is full for now."""
 
 
 class _Request(Generic[T, R]):
-    """Rows that one caller submitted together; one batch or several compute them."""
+    """Rows that one caller submitted together, which may be computed in several batches."""
 
     def __init__(self, rows: Sequence[T]) -> None:
         self.rows = list(rows)
@@ -66,24 +66,24 @@ class _Request(Generic[T, R]):
             self.future.set_result([self.answers[i] for i in range(len(self.rows))])
 
     def fail(self, error: Exception) -> None:
-        # Several batches may hold rows of this request; the first that fails ends it.
+        # The first failing batch with rows of this request ends it.
         if not self.future.done() and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
 class Batcher(Generic[T, R]):
-    """First come, first served; a batch starts when it is full or its oldest row has waited long enough.
+    """Collects rows in batches, first come, first served; a batch starts when it is full or ``wait_ms`` have passed.
 
-    While a batch is computed, rows gather for the next one: under load batches are full and no row waits on the clock.
+    Rows that arrive while a batch is computed form the next one, so that under load batches are full and start at once.
 
     Args:
-        compute: rows, at least one and at most ``max_batch`` -> one answer per row; called by one thread only.
-        max_batch: rows.
-        wait_ms: how long the first row of a batch waits for others, in milliseconds.
-        max_waiting: rows that may wait; an empty queue takes a request of any size.
+        compute: function from 1 to ``max_batch`` rows to one answer per row; only one thread calls it.
+        max_batch: most rows of a batch.
+        wait_ms: most milliseconds that the first row of a batch waits for others.
+        max_waiting: most rows that may wait; an empty queue accepts a request of any size.
 
     Attributes:
-        batches: calls of ``compute`` so far.
+        batches: number of calls of ``compute`` so far.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class Batcher(Generic[T, R]):
         self._thread.start()
 
     def submit(self, rows: Sequence[T]) -> Future[list[R]]:
-        """Queues rows, at least one; the result holds one answer per row, in their order.
+        """Queues rows, at least one; the result has one answer per row, in their order.
 
         Raises:
             QueueFullError: too many rows wait.
-            RuntimeError: closed.
+            RuntimeError: the batcher is closed.
         """
         request: _Request[T, R] = _Request(rows)
         with self._changed:
@@ -119,11 +119,11 @@ class Batcher(Generic[T, R]):
 
     @property
     def waiting(self) -> int:
-        """Rows that wait."""
+        """Number of rows that wait."""
         return len(self._waiting)
 
     def close(self) -> None:
-        """Computes what still waits, then ends the thread."""
+        """Computes the rows that still wait, then ends the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -137,7 +137,7 @@ class Batcher(Generic[T, R]):
         """The next batch; empty when closed and nothing waits."""
         with self._changed:
             while True:
-                # Requests that have failed or were cancelled are not computed any further.
+                # Rows of failed or cancelled requests are skipped.
                 while self._waiting and self._waiting[0][0].future.done():
                     self._waiting.popleft()
                 if self._waiting:
@@ -160,7 +160,7 @@ class Batcher(Generic[T, R]):
             if len(requests) == 1:
                 requests[0].fail(error)
                 return
-            # One request must not spoil the others: each is computed by itself.
+            # Each request is computed alone, so that only the faulty one fails.
             for request in requests:
                 self._run([(other, index) for other, index in batch if other is request])
             return

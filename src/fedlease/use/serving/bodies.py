@@ -1,4 +1,4 @@
-"""Bodies of requests, with bounds on their size, their time, and their number at once."""
+"""Reads bodies of requests, with limits on their size, their time and their number."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,11 @@ from fedlease.use.serving.requests import Limits, Refusal, check_content_type
 __all__ = ["MAX_REQUESTS", "InProgress"]
 
 BODY_SECONDS = 30
-"""A body that has not arrived by then is given up."""
+"""Seconds in which a body must arrive."""
 DRAINED_BYTES, DRAIN_SECONDS = 16_000_000, 5
 """How much of a body that is too large is read, so that its sender gets the refusal and not a reset connection."""
 MAX_REQUESTS = 256
-"""Requests in progress at a time; those that are still arriving are bounded by the connections."""
+"""Most requests in progress; requests that are still arriving are limited by the number of connections."""
 
 
 class InProgress:
@@ -26,10 +26,11 @@ class InProgress:
 
     @contextlib.asynccontextmanager
     async def of(self, request: Any) -> AsyncIterator[bytes]:
-        """The body of a request, which is in progress while open.
+        """Yields the body of a request, which is in progress within the context.
 
         Raises:
-            Refusal: no JSON by its content type, too large, too late, broken off, or too many requests at a time.
+            Refusal: the content type is not JSON, the body is too large, too late or broken off, or there are too many
+                requests in progress.
         """
         check_content_type(request.headers.items())
         body = await _body(request, self.limits.max_body_bytes)
@@ -48,7 +49,7 @@ async def _body(request: Any, limit: int) -> bytes:
     refusal = Refusal(413, f"the body must be at most {limit} bytes", {"Connection": "close"})
     header = request.headers.get("content-length", "")
     declared = int(header) if header.isdecimal() else 0
-    # A sender that waits for permission to send too much is refused at once.
+    # A sender that asks for permission to send ("expect") is refused at once.
     if declared > limit + DRAINED_BYTES or (declared > limit and "expect" in request.headers):
         raise refusal
     body, size = bytearray(), 0

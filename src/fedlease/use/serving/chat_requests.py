@@ -1,4 +1,4 @@
-"""Requests for chat completions, in the form of OpenAI's API: what is taken, and what is refused by name."""
+"""Reads requests for chat completions in the form of OpenAI's API; refuses unsupported fields by name."""
 
 from typing import Annotated, Any, Literal
 
@@ -26,17 +26,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "web_search_options": (),
 }
-"""Fields that would change an answer -> the values with which they do not; others are refused by name."""
+"""Unsupported field that may change an answer -> values with which it changes nothing; others are refused."""
 
 IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
     "parallel_tool_calls", "reasoning_effort", "verbosity",
 )  # fmt: skip
-"""Fields that change no answer here."""
+"""Fields that are ignored, since they would not change an answer."""
 
 
 def _text(text: str) -> str:
-    text.encode()  # a lone surrogate, which JSON can hold and no tokeniser takes, is a ValueError
+    text.encode()  # raises ValueError for a lone surrogate, which JSON allows but tokenisers do not
     return text
 
 
@@ -70,7 +70,7 @@ class _StreamOptions(_Strict):
 
 
 class ChatRequest(_Strict):
-    """A conversation for one client's model, whose id is ``model``."""
+    """A conversation with the model of the client whose id is ``model``."""
 
     model: Annotated[str, Field(max_length=1000)]
     messages: Annotated[list[_Message], Field(min_length=1, max_length=256)]
@@ -90,10 +90,10 @@ class ChatRequest(_Strict):
 
 
 def read_chat(body: bytes) -> ChatRequest:
-    """The request in a body.
+    """Reads the request in a body.
 
     Raises:
-        Refusal: 400 if it is not JSON, has another form, or asks for what is not supported; with ``param``.
+        Refusal: 400, with ``param``, if it is not JSON, has another form, or has unsupported fields.
     """
     data = parse_body(body)
     if isinstance(data, dict):
@@ -111,10 +111,11 @@ def read_chat(body: bytes) -> ChatRequest:
 
 
 def row_of_chat(asked: ChatRequest) -> Row:
-    """The conversation as a model takes it: the last message, which is answered, and those before it.
+    """The conversation as a row: the last message, which is answered, and the messages before it as turns.
 
     Raises:
-        Refusal: 400 if the last message is not the user's or a tool's, is blank, or a system's is not the first.
+        Refusal: 400 if the last message is blank or not from the user or a tool, or if a message from the system is not
+            the first one.
     """
     roles = {"developer": "system"}
     turns = tuple((roles.get(message.role, message.role), message.text) for message in asked.messages)

@@ -26,11 +26,11 @@ __all__ = ["CUT", "add_chat"]
 CUT = "x-fedlease-prompt"
 """Header of a response whose prompt was cut, with the value ``cut``."""
 LOOK_SECONDS = 1.0
-"""How often a caller that waits for a whole answer is looked for."""
+"""Seconds between checks whether a caller that waits for an answer is still connected."""
 
 
 def add_chat(app: "FastAPI", run: OpenRun, writer: Writer, bodies: InProgress) -> None:
-    """Adds the paths."""
+    """Adds the paths to the application."""
     from fastapi import Request
     from fastapi.responses import JSONResponse, Response, StreamingResponse
 
@@ -115,7 +115,7 @@ def _longest(asked: ChatRequest, writer: Writer) -> int:
 
 
 async def _heard(request: Any, answer: Answer, events: "asyncio.Queue[Event]") -> AsyncIterator[Event]:
-    """The events of an answer, up to its end; gives the answer up when its caller has gone."""
+    """The events of an answer up to its end; cancels the answer when its caller has disconnected."""
     try:
         while True:
             try:
@@ -138,7 +138,7 @@ async def _heard(request: Any, answer: Answer, events: "asyncio.Queue[Event]") -
 async def _lines(
     request: Any, asked: ChatRequest, named: dict[str, Any], begun: Begun, heard: AsyncIterator[Event]
 ) -> AsyncIterator[str]:
-    """Server-sent events."""
+    """The answer as server-sent events."""
     counted = asked.stream_options is not None and asked.stream_options.include_usage
 
     def line(delta: dict[str, Any] | None, reason: str | None = None, usage: Any = None) -> str:

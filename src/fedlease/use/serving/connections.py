@@ -1,4 +1,4 @@
-"""Bounds on the number of connections, on the time that one may wait for its request, and on lines in the log."""
+"""Limits on the number of connections, on the time that a connection may wait, and on lines in the log."""
 
 import logging
 import os
@@ -13,37 +13,37 @@ __all__ = ["BACKLOG", "SparingLog", "bounded_protocol", "most_connections"]
 
 MAX_CONNECTIONS = 512
 BACKLOG = 32
-"""Connections accepted at one time: when files run out, asyncio logs a failure for each of them, repeatedly."""
+"""Connections accepted at once; without file descriptors, asyncio would repeatedly log a failure for each of them."""
 FILES_LEFT = 32
-"""Files that the process may open beside connections."""
+"""File descriptors reserved for other uses than connections."""
 BODY_MEMORY = 2**30
-"""Bytes that bodies may take while they arrive, on all connections together."""
+"""Most bytes of all bodies that are arriving."""
 HEADER_SECONDS = 10.0
-"""Longest time from the opening of a connection, or its last response, to the end of the next request's headers."""
+"""Most seconds from the opening of a connection, or its last response, to the end of the next request's headers."""
 ANSWER_SECONDS = 30.0
-"""Time that a caller has to read a response that does not fit into the buffers between."""
+"""Most seconds that a caller may take to read a response that exceeds the buffers."""
 LOG_LINES, LOG_SECONDS = 20, 60.0
-"""Seconds in which one line of a kind is written."""
+"""Most lines of one kind in this many seconds."""
 
 
 def most_connections(max_body_bytes: int) -> int:
-    """Connections that files and memory of this process allow; at least 8."""
+    """The number of connections that file descriptors and memory of this process allow; at least 8."""
     room = MAX_CONNECTIONS
     if sys.platform != "win32":
         import resource
 
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != resource.RLIM_INFINITY:
-            # Twice, since those that make room for others are closed one turn of the loop later.
+            # The backlog counts twice, since a connection that is replaced closes one turn of the event loop later.
             room = soft - len(os.listdir("/dev/fd")) - 2 * BACKLOG - FILES_LEFT
     return max(8, min(MAX_CONNECTIONS, room, BODY_MEMORY // max_body_bytes))
 
 
 def bounded_protocol(most: int) -> type[H11Protocol]:
-    """uvicorn's protocol for at most ``most`` connections, none of which waits without end.
+    """uvicorn's protocol for at most ``most`` connections, with limits on how long each may wait.
 
-    One connection too many takes the place of the one that has been waiting longest for its own request to arrive;
-    if none is waiting, the new one is closed. Callers that send nothing or half a request thus keep nobody out.
+    A further connection replaces the one that has waited longest for its request to arrive; if none is waiting, the new
+    connection is closed. So callers that send nothing, or half a request, cannot block others.
     """
 
     class Bounded(H11Protocol):
@@ -111,7 +111,7 @@ def bounded_protocol(most: int) -> type[H11Protocol]:
 
 
 class SparingLog(logging.Filter):
-    """Lets through ``LOG_LINES`` lines of a kind in ``LOG_SECONDS``; the last says that more are left out."""
+    """Passes ``LOG_LINES`` lines of a kind in ``LOG_SECONDS``; the last one says that further lines are left out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class SparingLog(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
         now = time.monotonic()
-        # Libraries put numbers into their texts; the place that logs is the same for all lines of a kind.
+        # Texts contain numbers, so lines of a kind are recognised by the place in the code that logs them.
         kind = f"{record.pathname}:{record.lineno}"
         begun, count = self._kinds.get(kind, (now, 0))
         if now - begun >= LOG_SECONDS:

@@ -1,4 +1,4 @@
-"""One frozen base in which the rows of one batch go through the adapters, routings and heads of different clients."""
+"""One frozen base for batches whose rows use the adapters, routers and heads of different clients."""
 
 import copy
 import functools
@@ -29,17 +29,17 @@ __all__ = ["MixedModel"]
 
 
 class MixedModel:
-    """Computes rows of any clients in one pass over the base; clients are loaded when they first occur.
+    """Computes rows of any clients in one pass over the base; a client is loaded when it first occurs.
 
-    Experts, routers and heads that several clients have in common are stored once, found by content. The base's weights
-    are shared with ``base``, which stays as it is. One batch at a time: other threads wait.
+    Experts, routers and heads with equal content are stored once. Weights are shared with ``base``, which does not
+    change. Only one batch is computed at a time; other threads wait.
 
     Args:
         base: the frozen model.
-        device: where it computes; the base must be there.
-        models: client -> complete model, head included.
-        num_labels: client -> length of its label list.
-        autocast: type of the products when the base is not float32; None computes in the base's own type.
+        device: device of the computation, on which the base is.
+        models: function from a client to its complete model, with its head.
+        num_labels: client -> number of its labels.
+        autocast: type of matrix products if the base is not float32; None computes in the base's own type.
         skip_unread: see :class:`fedlease.client.resident.ResidentModel`.
     """
 
@@ -56,7 +56,7 @@ class MixedModel:
         self.device = device
         self._skip_unread = skip_unread
         self.autocast = autocast
-        # A copy of the modules around the very same tensors.
+        # Copies the modules but not their tensors.
         shared = {id(tensor): tensor for tensor in (*base.model.parameters(), *base.model.buffers())}
         self.model: nn.Module = copy.deepcopy(base.model, dict(shared)).eval()
         self._arguments = inspect.signature(self.model.forward).parameters
@@ -74,7 +74,7 @@ class MixedModel:
 
     @classmethod
     def of_run(cls, run: OpenRun) -> "MixedModel":
-        """All clients of a run, newcomers included, around the base that the run has loaded."""
+        """A model for all clients of a run, including newcomers, around the base that the run has loaded."""
         num_labels = {client: len(known.labels) for client, known in run.clients.items()}
         return cls(
             run.base,
@@ -87,15 +87,16 @@ class MixedModel:
 
     @torch.inference_mode()
     def logits(self, inputs: Mapping[str, Tensor], clients: Sequence[ClientId]) -> list[Tensor]:
-        """Logits of each row by its client's own model: float32 on the CPU, as long as the client's label list.
+        """Logits of each row by its client's own model, (number of the client's labels,), float32, on the CPU.
 
         Args:
             inputs: model input -> (rows, tokens), padded, on the device.
-            clients: one per row, at least one.
+            clients: one client per row, at least one.
 
         Raises:
-            ModelError: the adapters of the clients do not go together, or rows do not come first in this architecture.
-            ValueError: a model's tensors are not those its spec asks for.
+            ModelError: adapters of clients differ in rank or modules, or rows are not the first dimension in this
+                architecture.
+            ValueError: a model's tensors do not fit its spec.
         """
         groups = groups_of(self.model.config, inputs)
         if len(groups) > 1:
@@ -107,7 +108,7 @@ class MixedModel:
             return [logits[row] for row in range(len(clients))]
         with self._lock:
             profiles = [self._profile(client) for client in clients]
-            # Rows under one rule become neighbours: a slice of them is no copy.
+            # Rows with the same rule become neighbours, so that a slice selects them without a copy.
             order = sorted(range(len(profiles)), key=lambda row: str(profiles[row].rule))
             self._write_plan([profiles[row] for row in order])
             index = torch.tensor(order, device=self.device)
@@ -160,7 +161,7 @@ class MixedModel:
             self._r = spec.r
             for name in spec.target_modules:
                 layer = self.model.get_submodule(name)
-                # If PEFT has wrapped the base already, the wrapped model.
+                # PEFT may have wrapped the base already.
                 self._layers[name] = MixedLinear(getattr(layer, "base_layer", layer), name, self._plan)
                 self.model.set_submodule(name, self._layers[name])
         if set(spec.target_modules) != set(self._layers) or spec.r != self._r:
@@ -174,7 +175,7 @@ class MixedModel:
             raise ValueError(f"client {client!r}: its tensors do not fit its spec: {differing} missing or unknown")
 
     def _number(self, kind: str, tensors: Iterable[Tensor]) -> tuple[int, bool]:
-        """The number of what has this content, and whether it is new."""
+        """The number for tensors with this content, and whether it is new."""
         digest = hashlib.sha256()
         for tensor in tensors:
             values = tensor.detach().cpu().contiguous()
@@ -185,7 +186,7 @@ class MixedModel:
         return known.setdefault(digest.digest(), len(known)), new
 
     def _store(self, kinds: str, expert: int | None, tensors: Tensors) -> int:
-        """The number of an expert (``AB``) or a router (``G``), put into the layers if none has its content yet."""
+        """The number of an expert (``AB``) or a router (``G``), which is added to the layers if its content is new."""
         names = {(module, kind): str(TensorName(module, kind, expert)) for module in self._layers for kind in kinds}
         number, new = self._number(kinds, (tensors[name] for name in names.values()))
         for (module, kind), name in names.items() if new else ():
@@ -203,7 +204,10 @@ class MixedModel:
 
 
 def _of_one_rank(model: ClientModel, rank: int) -> ClientModel:
-    """A model at the rank that layers have room for, with a single adapter instead of one with something between
-    B and A, which may have a higher one, the same for all clients. Padding with zeros changes no product."""
+    """Pads a model with zeros to the common rank, which changes no product.
+
+    An adapter with a matrix between B and A is folded into a single one first, whose rank may be higher but is the same
+    for all clients.
+    """
     model = fold(model, {}) if model.spec.mixer in ("sparse", *CORE_SHAPES) else model
     return at_rank(model, max(rank, model.spec.r))

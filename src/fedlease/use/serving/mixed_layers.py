@@ -1,4 +1,4 @@
-"""The layers of a model whose batches hold rows of several clients, and the plan that says which way each row goes."""
+"""Layers for batches with rows of several clients, and the plan that assigns experts, routers and heads to rows."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["MixedHead", "MixedLinear", "Plan", "Profile", "Routed"]
 
 @dataclass(frozen=True)
 class Profile:
-    """A client by the numbers of its experts, router and head; ``experts[e]`` is the number of its expert e."""
+    """The numbers of a client's experts, router and head; ``experts[e]`` is the number of its expert e."""
 
     rule: Rule
     own: int
@@ -27,7 +27,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Routed:
-    """Neighbouring rows under one rule: g of them, with T tokens and M experts each."""
+    """Neighbouring rows with one rule: g rows, with T tokens and M experts each."""
 
     rule: Rule
     rows: slice
@@ -53,10 +53,10 @@ class MixedLinear(nn.Module):
     Args:
         base_layer: the frozen linear module.
         name: its dotted path, for messages.
-        plan: of the batch that is computed.
+        plan: plan of the current batch.
 
     Attributes:
-        tensors: by number, A of experts (r, in), B of experts (out, r), and routers G (slots, in).
+        tensors: lists by number: A (r, in) and B (out, r) of experts, and G (slots, in) of routers.
     """
 
     def __init__(self, base_layer: nn.Module, name: str, plan: Plan) -> None:
@@ -67,7 +67,11 @@ class MixedLinear(nn.Module):
         self._stacked: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(rows, ..., in) -> (rows, ..., out); a ModelError where rows do not come first."""
+        """(rows, ..., in) -> (rows, ..., out).
+
+        Raises:
+            ModelError: the first dimension is not that of rows.
+        """
         result: Tensor = self.base_layer(x, *args, **kwargs)
         if x.dim() < 2 or x.shape[0] != self.plan.size:
             raise ModelError(
@@ -81,7 +85,7 @@ class MixedLinear(nn.Module):
         return add_experts(result.flatten(0, -2), hidden, weights, b).view_as(result)
 
     def stack(self, experts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """A (U r, in) and B (out, U r) of experts; stacked once under FedLEASE, where every batch has the same ones."""
+        """Stacks A (U r, in) and B (out, U r) of experts; the last stack is reused if the experts are the same."""
         if self._stacked is None or self._stacked[0] != experts:
             a, b = ([self.tensors[kind][u] for u in experts] for kind in "AB")
             self._stacked = (experts, torch.cat(a), torch.cat(b, 1))
@@ -96,17 +100,17 @@ class MixedLinear(nn.Module):
             if rule.mixer in ("none", "sum"):
                 target.scatter_add_(-1, columns, target.new_full(columns.shape, rule.scaling))
                 continue
-            # (g, slots, in); a scalar, (g, 1), is the logit itself.
+            # (g, slots, in); for the mixer "scalar" (g, 1), which is the logit itself
             routers = torch.stack([self.tensors["G"][g] for g in group.routers])[group.router_of_row]
             logits = router_logits(x[group.rows], routers) if rule.mixer in ROUTER_ROWS else routers.unsqueeze(1)
             found = mix(logits, rule, group.own) * rule.scaling
-            # Adds, for two experts of a client with the same content share a column.
+            # scatter_add_, since two experts of a client with the same content share a column
             target.scatter_add_(-1, columns, found.expand(columns.shape))
         return weights
 
 
 class MixedHead(nn.Module):
-    """Stands for a head module: sends each row through the one of its client, as the plan says."""
+    """Replaces a head module, and passes each row through its client's head according to the plan."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()

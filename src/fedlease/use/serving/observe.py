@@ -1,4 +1,4 @@
-"""Observation by operators: counters for Prometheus and an access log, neither with anything of a row."""
+"""Counters for Prometheus and an access log, neither of which has any content of rows."""
 
 import json
 import logging
@@ -14,17 +14,17 @@ from fedlease.core.wording import printable
 __all__ = ["Metrics", "Observed", "count"]
 
 SHOWN_CLIENTS = 20
-"""Client names in one line of the access log."""
+"""Most client names in one line of the access log."""
 
 log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Counters of one application, in the text form of Prometheus.
+    """Counters of one application, in the text format of Prometheus.
 
     Args:
-        waiting: number of rows or prompts that wait.
-        batches: number of batches or answers computed so far.
+        waiting: returns the number of rows or prompts that wait.
+        batches: returns the number of batches or answers computed so far.
 
     Raises:
         ImportError: prometheus-client is not installed.
@@ -48,7 +48,7 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """The page."""
+        """The counters as text."""
         from prometheus_client import generate_latest
 
         page: bytes = generate_latest(self._registry)
@@ -56,12 +56,12 @@ class Metrics:
 
 
 def count(request: Any, clients: dict[ClientId, int], tokens: tuple[int, int] | None = None) -> None:
-    """Notes on a request what it was about.
+    """Attaches the counts of a request to it.
 
     Args:
-        request: of the web application.
-        clients: client -> rows or prompts.
-        tokens: read and written, for the one client.
+        request: request of the web application.
+        clients: client -> number of rows or prompts.
+        tokens: numbers of tokens read and written, if there is one client.
     """
     request.scope["fedlease.facts"] = clients, tokens
 
@@ -70,10 +70,10 @@ class Observed:
     """Counts and logs every request when its response is complete.
 
     Args:
-        app: what answers.
-        paths: those that are counted by name; others are counted as one, since callers make them up.
-        metrics: counters, if any.
-        access_log: gets a JSON object per request and line, if given.
+        app: the application that answers.
+        paths: paths that are counted by name; all others are counted together, since callers can invent them.
+        metrics: counters, or None.
+        access_log: receives a line with a JSON object per request, or None.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Observed:
         self.access_log = access_log
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Called by the web framework."""
+        """Handles a request; the web framework calls this."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -126,6 +126,6 @@ class Observed:
                 "rows": sum(clients.values()),
                 **({"prompt_tokens": tokens[0], "answer_tokens": tokens[1]} if tokens else {}),
             }
-            with suppress(OSError, ValueError):  # a full disk or a closed pipe stops no answer
+            with suppress(OSError, ValueError):  # a full disk or a closed pipe must not affect answers
                 self.access_log.write(json.dumps(line, ensure_ascii=False) + "\n")
                 self.access_log.flush()

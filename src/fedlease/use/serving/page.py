@@ -1,4 +1,4 @@
-"""The page at ``/docs``: every path of the service on one page, without scripts and without the network."""
+"""The page at ``/docs``, which describes all paths of the service without scripts or network."""
 
 import json
 from collections.abc import Mapping
@@ -50,11 +50,11 @@ h2 { margin-top: 2.5rem; border-top: 1px solid; padding-top: 1rem; }
 
 
 def render_page(described: Mapping[str, Any], *, tokens: bool) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
-        described: the service in the form of OpenAPI.
-        tokens: whether requests need one.
+        described: the service's OpenAPI description.
+        tokens: whether requests need a token.
     """
     environment = Environment(undefined=StrictUndefined, autoescape=True)
     environment.filters["shown"] = lambda schema: json.dumps(schema, indent=2, ensure_ascii=False)

@@ -31,13 +31,13 @@ __all__ = ["add_predict", "make_batcher"]
 
 
 def make_batcher(run: OpenRun, limits: Limits) -> Batcher[Any, dict[str, Any]]:
-    """The model that computes rows, with the base loaded and two rows computed."""
+    """The batcher that computes rows, with the base loaded and tested on two rows."""
     waiting = 4 * limits.max_rows if limits.max_waiting is None else limits.max_waiting
     return Batcher(Predictor(run), max_batch=limits.max_batch, wait_ms=limits.wait_ms, max_waiting=waiting)
 
 
 def add_predict(app: "FastAPI", run: OpenRun, batcher: Batcher[Any, dict[str, Any]], bodies: InProgress) -> None:
-    """Adds the path, and its objects to the description of the service."""
+    """Adds the path to the application, and its objects to the description of the service."""
     from fastapi import Request
     from fastapi.responses import JSONResponse
 
@@ -79,6 +79,6 @@ def add_predict(app: "FastAPI", run: OpenRun, batcher: Batcher[Any, dict[str, An
 
 
 def _reply(task: Task, prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """A prediction under the name that it has here."""
+    """A prediction with the key that responses have for it."""
     assert isinstance(task, HeadTask)
     return {task.answer if name == "prediction" else name: value for name, value in prediction.items()}

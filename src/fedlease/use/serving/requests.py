@@ -1,4 +1,4 @@
-"""Requests and responses of the server: their form, and what is refused."""
+"""Requests and responses of the server: their form, and reasons for refusals."""
 
 import json
 from collections import Counter
@@ -28,26 +28,26 @@ __all__ = [
 ]
 
 MAX_CHARACTERS = 50_000
-"""Characters of one text; what exceeds the run's ``data.max_tokens`` is cut off as in training."""
+"""Most characters of one text; texts are cut to the run's ``data.max_tokens`` as in training."""
 MAX_KEYS = 32
-"""Keys of one object; every key that is no field is a fault, so their number is bounded."""
+"""Most keys of one object, since every unknown key is a fault."""
 MAX_FAULTS = 10
-"""Faults that a refusal lists; it always states their number."""
+"""Most faults that a refusal lists; it always states their number."""
 UNDECLARED = ("", "application/x-www-form-urlencoded")
-"""Content types that clients send by default, whatever the body holds."""
+"""Content types that HTTP clients send by default, whatever the body is."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Requests that callers may send, and the way in which rows are put together.
+    """Limits of requests, batches and the queue.
 
     Attributes:
         max_body_bytes: largest body of a request.
         max_rows: most rows in a request, over all its clients.
         max_batch: most rows computed together.
-        wait_ms: how long a batch waits for more rows, in milliseconds.
-        max_waiting: most rows in the queue; None takes four full requests. Of prompts at most 64 wait.
-        max_new_tokens: longest answer that may be asked for, in tokens.
+        wait_ms: most milliseconds that a batch waits for more rows.
+        max_waiting: most rows or prompts in the queue; None is four full requests, or 64 prompts.
+        max_new_tokens: most tokens of an answer that a request may ask for.
     """
 
     max_body_bytes: int = 1_000_000
@@ -61,7 +61,7 @@ class Limits:
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("a text must not be empty")
-    text.encode()  # a lone surrogate, which JSON can hold and no tokeniser takes, is a ValueError
+    text.encode()  # raises ValueError for a lone surrogate, which JSON allows but tokenisers do not
     return text
 
 
@@ -106,7 +106,7 @@ class _Value(BaseModel):
 
 
 class ClientPredictions(BaseModel):
-    """Predictions for one client, in the order of its rows: a label, the labels or a number, as the run's task says."""
+    """Predictions for one client, in the order of its rows: labels, sets of labels or numbers, by the run's task."""
 
     client: str
     predictions: list[_Label] | list[_Labels] | list[_Value]
@@ -125,20 +125,20 @@ class Failure(BaseModel):
 
 
 class Refusal(Exception):
-    """A request that gets no predictions: HTTP status, sentence, headers, and further fields of the body."""
+    """The refusal of a request: HTTP status, sentence, headers, and further fields of the body."""
 
     def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
         self.status, self.content, self.headers = status, {"error": error, **more}, headers
 
 
 def check_content_type(headers: Sequence[tuple[str, str]]) -> None:
-    """Refuses a body that is declared to be anything but JSON.
+    """Refuses a body that is declared to be something else than JSON.
 
-    A page in a browser may send forms, and bodies without a type, to any address without permission: from a browser
-    only ``application/json`` is accepted. Other callers may send no type, or a form's, as ``curl -d`` does.
+    A page in a browser may send forms, and bodies without a type, to any address without permission. So only
+    ``application/json`` is accepted from a browser. Other callers may send no type, or that of a form, as ``curl -d``.
 
     Args:
-        headers: names in lower case, with values.
+        headers: (name in lower case, value) pairs.
 
     Raises:
         Refusal: 415.
@@ -154,14 +154,14 @@ def check_content_type(headers: Sequence[tuple[str, str]]) -> None:
 
 
 def read_requests(body: bytes, max_rows: int) -> tuple[list[ClientRows], bool]:
-    """The requests in a body, and whether it has the form for several clients.
+    """Reads the requests in a body; also returns whether it has the form for several clients.
 
     Raises:
         Refusal: 400 if it is not JSON, 422 if it has another form or more than ``max_rows`` rows.
     """
     data = parse_body(body)
     several = isinstance(data, dict) and "requests" in data
-    # Counted before they are validated: a body of a million bytes has room for a million faults.
+    # Counting comes before validation, since a large body may have a million faults.
     listed = (data["requests"] if isinstance(data["requests"], list) else []) if several else [data]
     count = sum(len(one["rows"]) for one in listed if isinstance(one, dict) and isinstance(one.get("rows"), list))
     for name, number in (("requests", len(listed)), ("rows", count)):
@@ -172,22 +172,22 @@ def read_requests(body: bytes, max_rows: int) -> tuple[list[ClientRows], bool]:
     except ValidationError as error:
         faults = []
         for fault in error.errors(include_url=False, include_input=False, include_context=False):
-            # A key that is no field is the sender's own: it may be long, or not valid Unicode.
+            # An unknown key may be long, or not valid Unicode.
             where = ascii(".".join(map(str, fault["loc"])))[1:-1][:200]
             faults.append(f"{where}: {fault['msg']}" if where else fault["msg"])
         raise Refusal(422, faults[0], faults=faults[:MAX_FAULTS], num_faults=len(faults)) from None
 
 
 def rows_of(run: OpenRun, asked: ClientRows, where: str) -> list[tuple[ClientId, Row]]:
-    """The rows for one client as a model takes them.
+    """Converts the rows for one client.
 
     Args:
         run: opened run folder.
-        asked: rows for one client.
+        asked: the rows in the request.
         where: their place in the body, for messages.
 
     Raises:
-        Refusal: 404 for an unknown client, 422 if a second text is missing or not wanted.
+        Refusal: 404 for an unknown client, 422 if a second text is missing or must be absent.
     """
     known = run.clients.get(asked.client)
     if known is None:
@@ -205,10 +205,10 @@ def rows_of(run: OpenRun, asked: ClientRows, where: str) -> list[tuple[ClientId,
 
 
 def parse_body(body: bytes) -> Any:
-    """JSON without what JSON leaves open: NaN, a key given twice, an object of very many keys.
+    """Parses strict JSON.
 
     Raises:
-        Refusal: 400.
+        Refusal: 400 for malformed JSON, NaN, a key that is given twice, or an object with too many keys.
     """
 
     def refuse(name: str) -> NoReturn:

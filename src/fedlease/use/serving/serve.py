@@ -1,4 +1,4 @@
-"""Answers for every client of a run over HTTP: one base in memory, until a signal ends it."""
+"""Serves all clients of a run over HTTP, with one base model in memory, until a signal ends it."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ __all__ = ["serve"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 STOP_SECONDS = 60
-"""Time that open requests have to finish when the server is asked to stop."""
+"""Seconds that open requests have to finish when the server stops."""
 
 
 def serve(
@@ -45,20 +45,20 @@ def serve(
 
     Args:
         out: run folder.
-        host: address to listen on; without tokens whoever reaches it may ask everything.
-        port: 0 takes a free one.
-        method: one of the run's methods; None takes the main one.
-        device: where models compute; None takes the run's where this machine has it, else the CPU.
-        limits: of requests, batches and the queue.
-        quiet: print the address alone, without an example.
-        token_file: who may call, see :meth:`fedlease.use.serving.access.Tokens.read`; None lets everyone.
-        access_log: file to which a JSON object is added per request, ``-`` for standard error; None writes none.
+        host: address to listen on; without tokens, everyone who reaches it may use all models.
+        port: port to listen on; 0 takes a free one.
+        method: a method of the run; None takes the main one.
+        device: device of the computation; None takes the run's if this machine has it, else the CPU.
+        limits: limits of requests, batches and the queue.
+        quiet: whether to print only the address, without an example.
+        token_file: file of tokens, see :meth:`fedlease.use.serving.access.Tokens.read`; None lets everyone call.
+        access_log: file to which a JSON object is appended per request, ``-`` for standard error; None writes none.
 
     Raises:
-        ConfigError: the address cannot be listened on, the run has no such method, or a file is of no use.
+        ConfigError: the address cannot be listened on, the run has no such method, or a file cannot be used.
         MissingPackageError: fastapi or uvicorn is not installed.
-        RunFolderError: no run folder, or damaged.
-        ModelError: the base model cannot be had.
+        RunFolderError: it is no run folder, or is damaged.
+        ModelError: the base model cannot be loaded.
     """
     import_packages()
     from fedlease.use.serving.connections import SparingLog
@@ -77,7 +77,7 @@ def serve(
         def stop(*_: object) -> None:
             server.should_exit = True
 
-        # When uvicorn has stopped, it raises the signal again, which the default handlers would end the process by.
+        # uvicorn raises the signal again after stopping; the default handlers would then kill the process.
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
@@ -111,7 +111,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"host: {host!r} is not an address: {error.strerror}") from error
     listener = socket.socket(family, kind, protocol)
     try:
-        if sys.platform != "win32":  # there it would let two processes listen
+        if sys.platform != "win32":  # where it would let two processes listen on one port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)

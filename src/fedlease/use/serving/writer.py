@@ -1,4 +1,4 @@
-"""Answers of clients' language models, one after the other, piece by piece."""
+"""Generates answers of clients' language models, one after the other, piece by piece."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ __all__ = ["Answer", "Begun", "Ended", "Event", "Failed", "Piece", "Writer"]
 
 @dataclass(frozen=True)
 class Begun:
-    """The prompt's tokens, and whether it was cut to the run's ``data.max_tokens``."""
+    """The beginning of an answer: number of tokens of the prompt, and whether it was cut to ``data.max_tokens``."""
 
     prompt_tokens: int
     cut: bool
@@ -28,14 +28,14 @@ class Begun:
 
 @dataclass(frozen=True)
 class Piece:
-    """More of the answer."""
+    """A further piece of an answer."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Why the answer ended, ``stop`` or ``length``, and its tokens, the end token included."""
+    """The end of an answer: the reason, ``stop`` or ``length``, and its number of tokens, including the end token."""
 
     reason: str
     tokens: int
@@ -43,7 +43,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """The error that occurred instead."""
+    """An error that ended an answer."""
 
     error: Exception
 
@@ -53,18 +53,18 @@ Event = Begun | Piece | Ended | Failed
 
 @dataclass
 class Answer:
-    """One answer that is asked for.
+    """An answer to be generated.
 
     Attributes:
-        client: whose model.
+        client: id of the client whose model answers.
         row: the conversation.
-        on_event: hears of it, in the writer's thread: Begun, Pieces, Ended; or Failed.
-        max_new_tokens: longest answer.
-        temperature: 0 takes the most probable token, as the run was scored.
-        top_p: samples from the most probable tokens that have this share together.
-        seed: of the sampling; None draws one.
-        stop: texts that end it, beside those of the run.
-        given_up: ends it at the next token.
+        on_event: receives Begun, Pieces and Ended, or Failed, in the writer's thread.
+        max_new_tokens: most tokens of the answer.
+        temperature: sampling temperature; 0 takes the most probable token, as in the run's scores.
+        top_p: probability of the most probable tokens, taken together, from which is sampled.
+        seed: seed of the sampling; None draws one.
+        stop: texts that end the answer, in addition to those of the run.
+        given_up: when set, ends the answer at the next token.
     """
 
     client: ClientId
@@ -79,20 +79,20 @@ class Answer:
 
 
 class Writer:
-    """One thread that writes first come, first served, with one client's adapter in the base at a time.
+    """Generates answers in one thread, first come, first served, with one client's adapter in the base at a time.
 
     Args:
-        run: opened run folder, of a task that writes.
-        max_waiting: answers that may wait.
-        max_new_tokens: longest answer that may be asked for; less where the model cannot read as much.
+        run: opened run folder with ``task: generation``.
+        max_waiting: most answers that may wait.
+        max_new_tokens: most tokens of an answer that a request may ask for, if the model's length allows it.
 
     Attributes:
-        answers: written so far.
-        most: longest answer that may be asked for, in tokens.
-        usual: the run's own.
+        answers: number of answers so far.
+        most: most tokens of an answer that a request may ask for.
+        usual: most tokens of an answer by the run's settings.
 
     Raises:
-        ModelError: the base model cannot be had.
+        ModelError: the base model cannot be loaded.
     """
 
     def __init__(self, run: OpenRun, *, max_waiting: int, max_new_tokens: int) -> None:
@@ -103,21 +103,21 @@ class Writer:
         self.most = max(self.usual, min(max_new_tokens, room))
         self.answers = 0
         self._loaded: ClientId | None = None
-        # One token, so that a model that cannot write fails now.
+        # Generates one token, so that a model that cannot generate fails now.
         self._write(Answer(next(iter(run.clients)), Row("a text", None, 0), lambda event: None, 1))
         self._queue: Batcher[Answer, None] = Batcher(self._answer, max_batch=1, wait_ms=0, max_waiting=max_waiting)
 
     @property
     def waiting(self) -> int:
-        """Answers that wait."""
+        """Number of answers that wait."""
         return self._queue.waiting
 
     def submit(self, answer: Answer) -> None:
-        """Queues an answer; raises as :meth:`Batcher.submit`."""
+        """Queues an answer; for errors, see :meth:`Batcher.submit`."""
         self._queue.submit([answer])
 
     def close(self) -> None:
-        """Writes what still waits, then ends the thread."""
+        """Generates the answers that still wait, then ends the thread."""
         self._queue.close()
 
     def _answer(self, answers: Sequence[Answer]) -> list[None]:
@@ -159,7 +159,7 @@ class Writer:
 
 
 class _Pieces:
-    """A streamer of transformers: gives on what can no longer change, without what follows a stop text."""
+    """A transformers streamer that passes on text as soon as it can no longer change, up to a stop text."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], answer: Answer) -> None:
         self.ids: list[int] = []
@@ -170,17 +170,17 @@ class _Pieces:
         self._prompt = True
 
     def put(self, value: torch.Tensor) -> None:
-        """Called with the prompt first, then with every token."""
+        """Receives the prompt, then every token; transformers calls this."""
         if self._prompt:
             self._prompt = False
             return
         self.ids.extend(value.flatten().tolist())
         text = self._text()
-        # A character may take several tokens, and a stop text may have begun.
+        # The end is held back: a character may need further tokens, and a stop text may have begun.
         self._give(text.rstrip("\ufffd")[: len(text) - self._hold] if not self.stopped else text)
 
     def end(self) -> None:
-        """Called when the model has ended."""
+        """Does nothing; transformers calls this at the end."""
 
     def ends(self, ids: torch.Tensor, scores: object, **more: object) -> torch.Tensor:
         """Whether each row of ``ids``, (1, tokens), is complete."""
