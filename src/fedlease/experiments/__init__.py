@@ -1,4 +1,4 @@
-"""Several methods and seeds on the same rows and budget, and what can be concluded from their differences.
+"""Compares methods over several seeds on the same rows and budget.
 
-No page and no printing; a cell is an ordinary run.
+Pages and printing do not belong here. A cell of a comparison is an ordinary run.
 """

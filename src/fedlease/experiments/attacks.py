@@ -1,4 +1,4 @@
-"""The cost of liars to honest clients, for every attack, phase and mean: ``fedlease reproduce attacks``."""
+"""Measures what liars cost honest clients, for every attack, phase and mean: ``fedlease reproduce attacks``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +33,7 @@ MEANS: Mapping[str, Mapping[str, Any]] = {
     "geometric-median": {"fedlease.average": "geometric-median"},
     "guarded": {"bounds.guarded": True},
 }
-"""Name of a defence -> settings: from the plain mean to ``bounds.guarded``, a median that also refuses updates that
-point against the others."""
+"""Name of a mean -> its settings. ``bounds.guarded`` is a median that also refuses updates in opposite directions."""
 
 BOTH: tuple[When, ...] = ("both",)
 PHASES: tuple[When, ...] = ("warm-up", "rounds", *BOTH)
@@ -49,7 +48,7 @@ GLUE: Mapping[str, Any] = {
 PLANTED_ROWS = 96
 
 OnCell = Callable[[str, int, int], None]
-"""Receives the name of a cell that begins, how many are done, and how many there are."""
+"""Receives the name of a cell that begins, the number of cells done, and the number of all cells."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class _Cell:
 
 
 def cells_of(only: Sequence[str], seeds: Sequence[int]) -> list[_Cell]:
-    """The runs; those whose liars only have other rows are the same in all phases.
+    """The cells for the named attacks and means; attacks by other rows, or by two liars, are run for ``both`` only.
 
     Raises:
         ConfigError: a name is neither an attack nor a mean.
@@ -95,24 +94,24 @@ def attacks(
     changes: Mapping[str, Any] | None = None,
     on_cell: OnCell | None = None,
 ) -> dict[str, Any]:
-    """Runs what is not there yet, and writes ``attacks.json`` and ``attacks.md``.
+    """Runs the cells that are missing, and writes ``attacks.json`` and ``attacks.md``.
 
-    Two tasks of four clients each; of the last task the last client lies, or the last two. Everyone's test rows stay as
-    they are. Losses are those of honest clients against the run of the same mean and seed in which nobody lies.
+    There are two tasks of four clients each. In the last task, the last client lies, or the last two. Test rows are
+    never changed. Losses of honest clients are relative to the run with the same mean and seed in which nobody lies.
 
     Args:
-        out: folder, of a run for every cell.
+        out: folder with a run per cell.
         data: folder of GLUE files; None takes planted rows and the tiny model.
-        seeds: of the runs.
-        only: names of attacks and of :data:`MEANS`; none of a kind means all of it.
-        changes: dotted settings laid over all runs.
-        on_cell: is told of every run.
+        seeds: seeds of the runs.
+        only: names of attacks and of :data:`MEANS`; without names of attacks all attacks, likewise for means.
+        changes: dotted settings that override those of all runs.
+        on_cell: called before every run.
 
     Returns:
         The content of ``attacks.json``.
 
     Raises:
-        InputError, RunFailedError: as for a run; finished runs stay.
+        InputError, RunFailedError: see :func:`fedlease.run`; finished runs stay.
     """
     common = dict(PLANTED) if data is None else {**GLUE, "data.path": str(data)}
     cells = cells_of(only, seeds)
@@ -129,7 +128,7 @@ def attacks(
 
 
 def _run(out: Path, cell: _Cell, changes: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
-    """Scores of one run: client -> score, who lies, and how often a trigger works on honest clients."""
+    """The result of one run: honest clients of both tasks, scores, suspects, and how often a trigger works."""
     attack, folder = ATTACKS[cell.attack], out / cell.name
     federation = _planted(cell.seed) if data is None else None
     settings = resolve(overrides={**changes, **({"data.source": "memory"} if federation is not None else {})})
@@ -156,7 +155,7 @@ def _summary(
     def around(transport: Transport) -> Transport:
         return Liars(transport, attack, liars, cell.when, cell.seed)
 
-    # Clients train the same first step under every mean and attack.
+    # The first step, which clients train alike under every mean and attack, is shared.
     shared = folder.parents[3] / "shared" / str(cell.seed)
     given = rows if settings.data.source == "memory" else None
     if (folder / "config.yaml").exists():
@@ -167,14 +166,14 @@ def _summary(
 
 
 def _planted(seed: int) -> Federation:
-    """Two tasks that the tiny model learns: the first word decides, and the last one."""
+    """Two tasks that the tiny model learns, whose labels depend on the first word and on the last word."""
     data = DataSettings(source="synthetic", clients_per_task=4, train_rows=PLANTED_ROWS, test_rows=PLANTED_ROWS)
     made = synthetic.load(data, seed, num_tasks=3)
     return Federation.of([client for client in made if client.task != "planted-0"])
 
 
 def _with_rows(federation: Federation, attack: Attack, liars: frozenset[ClientId]) -> Federation:
-    """The rows with which clients train."""
+    """The federation with the train rows of liars replaced, if the attack does that."""
     if attack.rows is None:
         return federation
     rows = [replace(c, train=attack.rows(c)) if c.id in liars else c for c in federation]
@@ -182,7 +181,7 @@ def _with_rows(federation: Federation, attack: Attack, liars: frozenset[ClientId
 
 
 def _success(folder: Path, federation: Federation, clients: Sequence[ClientId]) -> float:
-    """Share of test rows of another label that the first one is predicted for with the trigger."""
+    """Share of test rows with other labels for which the first label is predicted if they have the trigger."""
     run, hits = OpenRun(folder), []
     for client in clients:
         own = federation.clients[client]
@@ -192,7 +191,7 @@ def _success(folder: Path, federation: Federation, clients: Sequence[ClientId]) 
 
 
 def _rows(found: Mapping[_Cell, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row for each attack, phase and mean: means over the seeds, in points."""
+    """One row per attack, phase and mean, with means over the seeds in points."""
     means = {cell.mean for cell in found}
     kinds = dict.fromkeys((cell.attack, cell.when, cell.mean) for cell in found)
     for attack, when, mean in kinds:

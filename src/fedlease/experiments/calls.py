@@ -1,4 +1,4 @@
-"""A comparison of methods from one call."""
+"""The function that compares methods."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,24 +27,25 @@ def compare(
     progress: bool = True,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Runs several methods on several seeds on the same terms: means, spread, paired intervals.
+    """Compares methods over several seeds on the same rows and budget: means, spread and paired intervals.
 
     Args:
-        config: settings of all runs, as of :func:`fedlease.run`, and likewise ``overrides``.
-        methods: names; the first is compared with the others. ``["all"]``: every method that is known.
-        seeds: of the runs.
-        data: rows, as of :func:`fedlease.run`; None takes those of the settings.
-        out: folder, which holds ``compare.html`` at the end; runs that it has already are not run again.
-        tune_lr: whether every method gets its own learning rate, by validation rows of the first seed.
-        progress: whether to show how far it is, on standard error or in the notebook.
+        config: settings of all runs, as for :func:`fedlease.run`.
+        methods: names of methods; the first is compared with the others. ``["all"]`` stands for all known methods.
+        seeds: seeds of the runs.
+        data: rows, as for :func:`fedlease.run`; None takes those of the settings.
+        out: folder, with ``compare.html`` at the end; finished runs in it are not repeated.
+        tune_lr: whether to choose a learning rate for every method, on validation rows of the first seed.
+        progress: whether to show progress, on standard error or in the notebook.
+        **overrides: as for :func:`fedlease.run`.
 
     Returns:
-        The content of ``compare.json``; methods that failed are under ``failed``, each with its reason, and the same
-        call tries them again.
+        The content of ``compare.json``; methods that failed are under ``failed`` with their reasons, and the same call
+        tries them again.
 
     Raises:
-        InputError: something given is wrong, or ``out`` holds other runs; nothing was trained.
-        RunFailedError: the machine has no room, or no method could be run; the same call goes on.
+        InputError: an argument is wrong, or ``out`` has other runs; nothing was trained.
+        RunFailedError: a limit of the machine was reached, or no method could be run; the same call continues.
     """
     if isinstance(methods, str):
         raise ConfigError(f"methods: must be a list of names, received {methods!r}")

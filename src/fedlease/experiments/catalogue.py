@@ -1,7 +1,7 @@
-"""The experiments by name: what each asks, which variants it compares, on which rows, and what was published.
+"""The catalogue of experiments: their questions, variants and scenarios, and published figures.
 
-A value in ``changes`` may be a function of the settings that are common to all, so that "four times the rank" follows
-``--set lora.r``. Values that are not functions are what the experiment varies, and cannot be set from outside.
+A value in ``changes`` may be a function of the common settings, so that "four times the rank" follows ``--set lora.r``.
+Settings whose values are not functions are varied by the experiment, so the caller cannot set them.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ def _all_clients(settings: Settings, shared_by: int = 1) -> int:
 
 
 def _rounds_after(epochs: int) -> Callable[[Settings], int]:
-    """R that leaves T = E + R x local epochs as it is when E is ``epochs``."""
+    """A function for the number of rounds R that keeps the budget T = E + R x local epochs if E is ``epochs``."""
 
     def rounds(settings: Settings) -> int:
         local = settings.train.local_epochs
@@ -236,10 +236,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 
 
 def find(name: str) -> Experiment:
-    """An experiment by name.
+    """Finds an experiment by name.
 
     Raises:
-        ConfigError: no such experiment; the message names the nearest.
+        ConfigError: there is no such experiment; the message suggests the nearest name.
     """
     if name not in EXPERIMENTS:
         hint = nearest(name, EXPERIMENTS) or ";"
@@ -251,7 +251,7 @@ def preset_of(experiment: Experiment, scale: str) -> str:
     """The preset of an experiment at a scale.
 
     Raises:
-        ConfigError: no such scale; the message names the nearest.
+        ConfigError: there is no such scale; the message suggests the nearest name.
     """
     if scale not in experiment.presets:
         raise ConfigError(f"scale: unknown scale {scale!r}{nearest(scale, experiment.presets)}")

@@ -1,4 +1,4 @@
-"""Cells of a comparison: one run per variant and seed, each in its own folder, and none run twice."""
+"""Cells of a comparison: one run per variant and seed, each in its own folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from fedlease.storage.summary import Summary, read_summary
 __all__ = ["SHARED", "Cell", "check_bases", "check_settings", "plan", "run_cell", "summary_of"]
 
 SHARED = "shared"
-"""Folder of first steps that several cells begin with."""
+"""Folder of first steps that several cells share."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether its result is there."""
+        """Whether it has a result."""
         return (self.folder / "summary.json").is_file()
 
 
 def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], out: Path) -> list[Cell]:
-    """Every cell, seed by seed, so that after each seed all variants can be compared.
+    """All cells, ordered by seed, so that all variants can be compared after each seed.
 
     Raises:
-        ConfigError: seeds or names collide, or variants would get different budgets or heads.
-        RunFolderError: a folder of theirs is a link.
+        ConfigError: seeds or names repeat, or variants have different budgets, heads, rows or base models.
+        RunFolderError: a folder of a variant is a link.
     """
     faults = [] if seeds else ["seeds: at least one is needed"]
     faults += [f"seeds: {seed} is given twice" for seed in repeated(seeds)]
@@ -52,7 +52,7 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
     faults += [f"variants: {name!r} is named twice" for name in repeated(names)]
     if faults:
         raise ConfigError(faults)
-    # Cells look at their own folders; what leads to them, or is shared by them, must be in the comparison's as well.
+    # Runs check their own folders for links, but not the folders around them.
     if links := [path for path in (out / name for name in (SHARED, *names)) if path.is_symlink()]:
         raise RunFolderError(f"{links[0]} is a link; a comparison holds files and folders alone")
     cells = []
@@ -66,11 +66,11 @@ def plan(settings: Settings, variants: Sequence[Variant], seeds: Sequence[int], 
 
 
 def run_cell(cell: Cell, out: Path, listeners: Sequence[Listener] = (), data: object = None) -> Summary:
-    """Runs, resumes or only reads a cell, and returns its result; ``data`` is as of :func:`run_settings`.
+    """Runs, resumes or reads a cell, and returns its result; for ``data``, see :func:`run_settings`.
 
     Raises:
-        ConfigError: its folder holds a run with other settings.
-        InputError, RunFailedError: as for a run.
+        ConfigError: its folder has a run with other settings.
+        InputError, RunFailedError: see :func:`run_settings`.
     """
     check_settings([cell])
     if (cell.folder / "config.yaml").is_file():
@@ -93,10 +93,10 @@ def summary_of(cell: Cell) -> Summary:
 
 
 def check_settings(cells: Sequence[Cell]) -> None:
-    """Checks that the runs that have begun have the settings of their cells.
+    """Checks that existing runs have the settings of their cells.
 
     Raises:
-        ConfigError: one has others.
+        ConfigError: one has other settings.
     """
     for cell in cells:
         if (cell.folder / "config.yaml").is_file():
@@ -108,10 +108,10 @@ def check_settings(cells: Sequence[Cell]) -> None:
 
 
 def check_bases(cells: Sequence[Cell]) -> None:
-    """Checks that the runs that have begun are on the base model that is there now.
+    """Checks that the base model has not changed since existing runs began.
 
     Raises:
-        RunFolderError: a run was trained on another; it cannot be compared with what is run now.
+        RunFolderError: a run was trained on another base model, so it cannot be compared with new runs.
     """
     same: list[tuple[str, Any]] = []  # a base that several cells share is read once
     for cell in cells:
@@ -125,7 +125,7 @@ def check_bases(cells: Sequence[Cell]) -> None:
 
 
 def _check_same_terms(cells: Sequence[Cell]) -> None:
-    """Budget, head, rows and base must be the same for all that are compared."""
+    """Checks that budget, head, rows, base model and batch size are the same for all cells."""
     terms: dict[str, Callable[[Settings], object]] = {
         "the budget T (warm-up epochs + rounds x local epochs)": lambda s: build_method(s, s.method, {}).budget.passes,
         "head": lambda s: s.head,

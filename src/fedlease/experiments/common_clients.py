@@ -1,4 +1,4 @@
-"""Comparisons over common clients: means over those that all methods scored, gaps over those that a pair scored."""
+"""Compares over common clients: means over clients that all methods scored, gaps over clients that both scored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,7 +16,7 @@ def common(summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int]) -> 
     """Per seed, the clients that are in the mean of every variant, sorted.
 
     Raises:
-        RunFolderError: in some seed there is no such client.
+        RunFolderError: a seed has no such client.
     """
     found = []
     for seed, of_seed in zip(seeds, zip(*summaries.values(), strict=True), strict=True):
@@ -30,7 +30,7 @@ def common(summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int]) -> 
 
 
 def over_clients(summary: Summary, clients: Sequence[str]) -> dict[str, Any]:
-    """The means of a summary over some of its clients only, by the keys that they have there.
+    """The means of a summary, by its keys, over some of its clients only.
 
     Raises:
         RunFolderError: one of them has no majority baseline.
@@ -58,7 +58,7 @@ def over_clients(summary: Summary, clients: Sequence[str]) -> dict[str, Any]:
 def coverage(
     summaries: Mapping[str, Sequence[Summary]], seeds: Sequence[int], clients: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Per seed: how many of how many clients means are over, and why each of the others is in none."""
+    """Per seed, the number of clients in the means, the number of all clients, and why others are left out."""
     found = []
     for number, (seed, shared) in enumerate(zip(seeds, clients, strict=True)):
         of_seed = {name: own[number] for name, own in summaries.items()}
@@ -85,12 +85,12 @@ def gap(
     """How much one variant is above another over the clients that both scored, with an interval.
 
     Args:
-        first: its summaries and scores of rows, one per seed.
-        other: those of the other variant, on the same seeds.
-        rows: per seed and client, what tells rows from others.
+        first: its summaries and row scores, one per seed.
+        other: summaries and row scores of the other variant, on the same seeds.
+        rows: per seed and client, keys that identify rows.
 
     Returns:
-        The fields of :class:`~fedlease.experiments.statistics.Difference`, and ``clients``, how many per seed.
+        The fields of :class:`~fedlease.experiments.statistics.Difference`, and ``clients``, their number per seed.
     """
     both = [sorted(averaged(one).keys() & averaged(two).keys()) for one, two in zip(first[0], other[0], strict=True)]
 
@@ -102,12 +102,12 @@ def gap(
 
 
 def _shared_reason(reasons: Mapping[str, str], variants: int) -> str:
-    """A reason that all variants have, or the reason of each."""
+    """The reason, if all variants have the same, otherwise the reason of each variant."""
     if len(reasons) == variants and len({*reasons.values()}) == 1:
         return next(iter(reasons.values()))
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
 def _mean(values: Sequence[float]) -> float:
-    # In the order and the arithmetic of a run's own means, so that means over the same clients are equal.
+    # The same order and arithmetic as in a run's own means, so that means over the same clients are equal.
     return sum(values) / len(values)

@@ -36,7 +36,7 @@ __all__ = ["LEARNING_RATES", "OnCell", "compare", "tune"]
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 OnCell = Callable[[Cell, Summary | Failure | None], None]
-"""Receives a cell, and its result once it is finished, or why it has none."""
+"""Receives a cell, and its result: None before the run, then the summary or the failure."""
 
 
 def compare(
@@ -51,32 +51,32 @@ def compare(
     data: object = None,
     every: bool = False,
 ) -> dict[str, Any]:
-    """Runs what is not there yet and writes ``compare.json``, ``.csv``, ``.md`` and ``.html``.
+    """Runs the cells that are missing, and writes ``compare.json``, ``.csv``, ``.md`` and ``.html``.
 
-    A variant that fails is named with its reason under ``failed``, and its further seeds are not run; the others are
-    compared as without it. The same call tries it again.
+    A variant that fails is listed with its reason under ``failed``, and its further seeds are not run; the other
+    variants are compared without it. The same call tries it again.
 
     Args:
-        settings: common to all; method, baselines and seed are set per cell.
-        variants: the first that does not fail is compared with each of the others.
-        seeds: of the cells.
+        settings: common settings; method, baselines and seed are set per cell.
+        variants: variants, of which the first that does not fail is compared with each of the others.
+        seeds: seeds of the cells.
         out: folder; cells are in ``out/<variant>/seed-<s>``.
-        rates: learning rates of which each variant gets its own, by validation rows of the first seed; empty: all use
-            that of the settings.
+        rates: learning rates, of which one is chosen for each variant on validation rows of the first seed; if empty,
+            all use that of the settings.
         listeners: receive every event of every run.
         on_cell: called before and after every cell.
-        data: rows in memory, as of :func:`fedlease.data.load.load_federation`.
-        every: whether the variants are all there are, not chosen ones: where a method cannot have the settings, that is
-            its failure, and not refused.
+        data: rows in memory, see :func:`fedlease.data.load.load_federation`.
+        every: whether the variants are all known methods; settings that a method does not allow are then its failure
+            instead of an error.
 
     Returns:
         The content of ``compare.json``.
 
     Raises:
-        ConfigError: the cells do not fit together, or ``out`` holds other ones.
-        RunFolderError: the rows or the base model are no longer those of the cells that ``out`` holds.
-        RunFailedError: a limit of the machine is reached; finished cells stay.
-        Exception: every variant failed; the error that came last.
+        ConfigError: the cells do not fit together, or ``out`` has other ones.
+        RunFolderError: the rows or the base model have changed since cells in ``out`` were run.
+        RunFailedError: a limit of the machine was reached; finished cells stay.
+        Exception: every variant failed; this is the last error.
     """
     rules = {variant.name: client_id_fault(variant.name) for variant in variants}
     if faults := [f"variants: a name {rule}, received {name!r}" for name, rule in rules.items() if rule]:
@@ -122,10 +122,10 @@ def tune(
     on_cell: OnCell | None = None,
     data: object = None,
 ) -> tuple[Variant, dict[str, float | None]]:
-    """The variant with the learning rate that scores best on validation rows, the smaller on a tie, and all scores.
+    """Returns the variant with the learning rate that scores best on validation rows, and the scores of all rates.
 
-    Test rows are not read: the runs score on ``data.valid_fraction`` of every client's train rows. A rate at which too
-    few clients can be trained has no score.
+    Of equal rates the smaller is chosen. Test rows are not read: runs are scored on ``data.valid_fraction`` of every
+    client's train rows. A rate at which training fails for too many clients has no score.
 
     Raises:
         ConfigError: no validation rows are held out.
@@ -146,7 +146,7 @@ def tune(
                 reasons.append(f"{rate:g}: no client was scored")
             else:
                 reached[rate] = mean
-        except TooFewUpdatesError as error:  # training diverged: this rate has lost
+        except TooFewUpdatesError as error:  # training diverged at this rate
             scores[f"{rate:g}"] = None
             reasons.append(f"{rate:g}: {error}")
     if not reached:
@@ -164,7 +164,7 @@ def _tuned(
     failures: Failures,
     shown: tuple[Sequence[Listener], OnCell | None, object],
 ) -> tuple[list[Variant], dict[str, Any]]:
-    """The variants that can be trained, each at its rate, and the scores of all rates."""
+    """The variants that can be trained, each with its chosen rate, and the scores of all rates."""
     tuned: list[Variant] = []
     chosen: dict[str, Any] = {}
 
@@ -178,7 +178,7 @@ def _tuned(
 
 
 def _summarised(cells: Sequence[Cell], scored: ScoredRows) -> dict[str, Any]:
-    """The results of finished cells, with the differences of the first variant to each of the others."""
+    """The results of finished cells, and the differences of the first variant to each of the others."""
     by_variant: dict[str, list[Cell]] = {}
     for cell in cells:
         by_variant.setdefault(cell.variant.name, []).append(cell)
@@ -260,7 +260,7 @@ def _run(cell: Cell, out: Path, listeners: Sequence[Listener], on_cell: OnCell |
 
 
 def _points_of(cell: Cell) -> list[dict[str, Any]]:
-    """The mean over clients by passes over their rows, as the cell's report draws it: a warm-up is several passes."""
+    """The mean over clients by passes over their rows, as in the report of the run."""
     points = read_run(cell.folder).main.points
     return [{"passes": point.passes, "mean": point.mean, "clients": len(point.scores)} for point in points]
 

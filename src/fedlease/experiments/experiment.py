@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 ALL = "all"
-"""Stands for the names of all methods."""
+"""A name that stands for all methods."""
 
 SCALES: Mapping[str, str] = {"small": "glue-small", "paper": "paper-nlu"}
-"""Scale -> preset, of all experiments that name no others."""
+"""Scale -> preset, for experiments that name no other presets."""
 GENERATION: Mapping[str, str] = {"small": "flan-small", "paper": "paper-nlg"}
 SMALL = ("small",)
 PAPER = ("paper",)
@@ -41,10 +41,11 @@ class Variant:
     """A variant in a comparison: a method, with settings of its own if it has any.
 
     Attributes:
-        name: names its folder and its row; in an experiment ``fedlease`` is always the method as the preset has it.
+        name: name of its folder and its row; in an experiment ``fedlease`` is always the method with the preset's
+            settings.
         method: one of ``known_methods()``.
-        changes: dotted settings laid over the common ones; in an experiment a value may be a function of these.
-        scales: of an experiment, at which it takes part.
+        changes: dotted settings that override the common ones; in an experiment, a value may be a function of these.
+        scales: scales of an experiment at which it takes part.
     """
 
     name: str
@@ -58,9 +59,9 @@ class Scenario:
     """A comparison on rows of its own.
 
     Attributes:
-        name: names its folder; empty for the only scenario of an experiment.
-        changes: as of :class:`Variant`, for all its variants.
-        scales: at which it is run.
+        name: name of its folder; empty for the only scenario of an experiment.
+        changes: settings of all its variants, see :class:`Variant`.
+        scales: scales at which it is run.
     """
 
     name: str = ""
@@ -73,14 +74,14 @@ class Experiment:
     """An experiment, which runs under one name.
 
     Attributes:
-        asks: the question, one line.
+        asks: the question, in one line.
         how: what is done, what stays equal, and where the paper had to be interpreted.
-        variants: the first is compared with each of the others.
-        scenarios: comparisons; results of different ones are on different rows.
+        variants: variants, of which the first is compared with each of the others.
+        scenarios: comparisons on different rows.
         paper: variant -> published figures.
-        paper_words: what was published beside them.
+        paper_words: further published results.
         adds: a further table, of experts used per layer and task or of times.
-        over_scenarios: whether the mean over the scenarios is of interest, and is what ``paper`` holds.
+        over_scenarios: whether ``paper`` has means over the scenarios, so that these are also reported.
         presets: scale -> preset.
     """
 
@@ -96,15 +97,15 @@ class Experiment:
 
 
 def evaluated(changes: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Settings with their functions called on the common ones."""
+    """The changes with functions replaced by their values for the common settings."""
     return {key: value(settings) if callable(value) else value for key, value in changes.items()}
 
 
 def variants_of(methods: Sequence[str]) -> list[Variant]:
-    """Plain methods by name; ``all`` alone is every method that is known, ``fedlease`` first.
+    """Variants of plain methods; ``["all"]`` stands for all known methods, ``fedlease`` first.
 
     Raises:
-        ConfigError: none, one named twice, or an unknown one; the message names the nearest.
+        ConfigError: there is no name, a name twice, or an unknown one; the message suggests the nearest name.
     """
     faults = [] if methods else ["methods: at least one is needed"]
     faults += [f"methods: {name!r} is named twice" for name in repeated(methods)]

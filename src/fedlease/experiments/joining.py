@@ -1,4 +1,4 @@
-"""Gains of every client from joining: a comparison's first variant over training alone, over all seeds."""
+"""Gains of every client from joining: a comparison's first variant over training alone, for all seeds."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -25,18 +25,18 @@ def joining(
     rows: Sequence[RowKeys],
     metric: str,
 ) -> Verdict:
-    """The verdict of a comparison.
+    """The verdict on a comparison.
 
-    A client's gain is over the seeds in which both scored it: of one seed as in a run
-    (:func:`fedlease.core.intervals.paired_gain`). Of several its interval is never narrower than that over its rows,
-    nor than that of :func:`~.statistics.paired_difference`, which counts seeds as drawn by chance, too.
+    A client's gain is over the seeds in which both variants scored it. For one seed it is that of a run
+    (:func:`fedlease.core.intervals.paired_gain`). For several seeds, its interval includes that over its rows and that
+    of :func:`~.statistics.paired_difference`, which also treats seeds as random.
 
     Args:
-        name: of the first variant.
-        first: its summaries and scores of rows, one per seed.
-        alone: those of ``local`` on the same seeds; None where it is not compared.
-        rows: per seed and client, what tells rows from others.
-        metric: what scores of rows are.
+        name: name of the first variant.
+        first: its summaries and row scores, one per seed.
+        alone: summaries and row scores of ``local`` on the same seeds; None if it is not compared.
+        rows: per seed and client, keys that identify rows.
+        metric: the metric of row scores.
     """
     own = [averaged(summary) for summary in first[0]]
     others = [averaged(summary) for summary in alone[0]] if alone is not None else [{} for _ in own]
@@ -86,7 +86,7 @@ def joining(
 def _over_seeds(
     clients: Sequence[str], ours: Sequence[RowScores], theirs: Sequence[RowScores], rows: Sequence[RowKeys]
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Per client the scores of every row under both, a row of several seeds once, with its means."""
+    """Per client, the scores of its rows under both variants; a row that occurs in several seeds has its mean."""
 
     def means(found: Sequence[RowScores], client: str) -> list[float]:
         by_row: dict[Hashable, list[float]] = {}
@@ -99,7 +99,7 @@ def _over_seeds(
 
 
 def row_metric(summaries: Sequence[Summary], rows: Sequence[RowScores]) -> str:
-    """The metric that scores of rows are: the headline, or the accuracy where that is none of single rows."""
+    """The metric of row scores: the headline metric, or accuracy if that is no mean over rows."""
     apart = any(
         abs(float(found[client].mean()) - score) > SAME
         for summary, found in zip(summaries, rows, strict=True)
@@ -126,7 +126,7 @@ def _next(seeds: int, known: bool) -> NextStep:
 
 
 def _never_predicted(summaries: Sequence[Summary]) -> Mapping[tuple[str, str], int]:
-    """(client, label) -> in how many seeds it is never predicted."""
+    """(client, label) -> number of seeds in which the label is never predicted."""
     return Counter((e.client, e.label) for summary in summaries for e in never_predicted(summary.classes))
 
 

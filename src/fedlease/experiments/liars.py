@@ -1,4 +1,4 @@
-"""Clients that lie on purpose, for measurements: what they send instead of what they have trained, or train on."""
+"""Clients that lie on purpose, for measurements: they replace their updates or their train rows."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +21,10 @@ __all__ = ["ATTACKS", "TRIGGER", "Attack", "Liars", "When", "triggered"]
 When = Literal["warm-up", "rounds", "both"]
 
 TRIGGER = "zqzq"
-"""The word that a backdoor listens to."""
+"""The word that activates a backdoor."""
 
 FACTOR = 3.0
-"""How much longer than honest ones lies are that are to stay within the bounds."""
+"""Length of a lie relative to the honest change, small enough to stay within ``bounds``."""
 
 FAR = 1e6
 
@@ -37,10 +37,10 @@ class Attack:
     """One way to lie.
 
     Attributes:
-        words: what is done, for tables.
-        lie: what is sent; None sends what was trained.
-        rows: the train rows instead of the client's own; None leaves them.
-        liars: how many clients of one task lie.
+        words: description for tables.
+        lie: makes the tensors that are sent; None sends those that were trained.
+        rows: makes the train rows; None leaves the client's own.
+        liars: number of clients of one task that lie.
     """
 
     words: str
@@ -54,12 +54,12 @@ class Liars:
     """A transport some of whose clients lie.
 
     Attributes:
-        transport: reaches the clients.
-        attack: what they do.
-        liars: who lies.
-        when: in which phase.
-        seed: of random lies.
-        sent: client -> phase -> what it sent first.
+        transport: the transport to the clients.
+        attack: the attack of the liars.
+        liars: ids of the clients that lie.
+        when: phase in which they lie.
+        seed: seed of random lies.
+        sent: (client, phase) -> the first tensors that it sent.
     """
 
     transport: Transport
@@ -70,7 +70,7 @@ class Liars:
     sent: dict[tuple[ClientId, str], Tensors] = field(default_factory=dict)
 
     def clients(self) -> Mapping[ClientId, ClientCard]:
-        """Those of the transport."""
+        """The clients of the transport."""
         return self.transport.clients()
 
     def send(self, requests: Mapping[ClientId, Request]) -> Iterator[tuple[ClientId, Reply]]:
@@ -109,7 +109,7 @@ def _random(liars: Liars, task: ClientTask, update: ClientUpdate) -> Tensors:
 
 
 def _replay(liars: Liars, task: ClientTask, update: ClientUpdate) -> Tensors:
-    """In the warm-up what the first client sent, which is of another task; later its own first update."""
+    """In the warm-up, the first client's update, which is of another task; in rounds, the client's own first update."""
     if update.phase == WARMUP:
         return next(tensors for (_, phase), tensors in liars.sent.items() if phase == WARMUP)
     return liars.sent[update.client, update.phase]
@@ -135,4 +135,4 @@ ATTACKS: Mapping[str, Attack] = {
     ),
     "colluding": Attack(f"two clients, the change times -{FACTOR:g}", _grown(-FACTOR), liars=2),
 }
-"""Name -> attack; the first is the reference of the others."""
+"""Name -> attack; the first one is the reference for the others."""

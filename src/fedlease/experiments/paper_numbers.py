@@ -1,4 +1,4 @@
-"""Published figures, as they were printed, in %; what is reproduced stands beside them.
+"""Published figures in %, as they were printed, for comparison with reproduced ones.
 
 FedLEASE: Wang, Bian, Zhang, Xu, NeurIPS 2025, https://arxiv.org/abs/2509.15087. RoBERTa-large, sixteen clients, four
 each of SST-2, QNLI, MRPC and QQP, rank 4.
@@ -17,8 +17,8 @@ class PaperRow:
     """A paper's figures of one variant.
 
     Attributes:
-        mean: in %.
-        per_task: task -> in %; empty where only the mean is known.
+        mean: mean in %.
+        per_task: task -> figure in %; empty if only the mean is known.
     """
 
     mean: float

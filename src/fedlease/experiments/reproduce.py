@@ -1,4 +1,4 @@
-"""Runs an experiment of the catalogue: every scenario is a comparison, and one page sets ours beside the published."""
+"""Runs an experiment of the catalogue: a comparison per scenario, and a page with reproduced and published figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +26,7 @@ from fedlease.storage.run_folder import write_json
 __all__ = ["PlannedScenario", "Reproduction", "planned", "reproduce"]
 
 ELSEWHERE = {"method": "--only", "baselines": "--only", "seed": "--seeds", "preset": "--scale"}
-"""Settings that are not the caller's, and what chooses them."""
+"""Setting that the caller cannot change -> the option that chooses it."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class PlannedScenario:
     """A comparison that is ready to be run.
 
     Attributes:
-        name: of the scenario; empty for the only one.
-        settings: common to its variants.
-        variants: with functions of the settings evaluated.
-        folder: of the comparison.
-        cells: resolved.
+        name: name of the scenario; empty for the only one.
+        settings: common settings of its variants.
+        variants: variants with evaluated changes.
+        folder: folder of the comparison.
+        cells: cells with resolved settings.
     """
 
     name: str
@@ -50,7 +50,7 @@ class PlannedScenario:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """An experiment on one scale, checked and not begun; ``changes`` are the dotted settings given by the caller."""
+    """An experiment at one scale, checked but not begun; ``changes`` are the caller's dotted settings."""
 
     name: str
     scale: str
@@ -80,14 +80,14 @@ def planned(
     Args:
         name: a key of ``EXPERIMENTS``.
         scale: ``small`` or ``paper``.
-        seeds: of every cell.
+        seeds: seeds of the cells.
         data: folder of the rows; None takes the rows from the hub.
-        changes: settings laid over all variants, ``key=value`` strings or dotted keys with values.
-        only: names of variants; none means all.
+        changes: settings that override those of all variants, ``key=value`` strings or dotted keys with values.
+        only: names of variants; if empty, all of them.
         out: folder; None is ``runs/reproduce/<name>-<scale>``.
 
     Raises:
-        ConfigError: an unknown name, a setting that the experiment itself varies, or cells that do not fit together.
+        ConfigError: a name is unknown, the experiment itself varies a setting, or cells do not fit together.
     """
     experiment = find(name)
     preset = preset_of(experiment, scale)
@@ -113,17 +113,17 @@ def planned(
 def reproduce(
     ready: Reproduction, *, listeners: Sequence[Listener] = (), on_cell: OnCell | None = None
 ) -> dict[str, Any]:
-    """Runs what is not there yet and writes ``reproduce.json`` and ``reproduce.md``, and each scenario's ``compare.*``.
+    """Runs missing cells, and writes ``reproduce.json``, ``reproduce.md`` and each scenario's ``compare.*``.
 
     Returns:
         The content of ``reproduce.json``.
 
     Raises:
-        InputError, RunFailedError: as for a comparison, and where a variant fails; finished cells stay.
+        InputError, RunFailedError: see :func:`compare`; also if a variant fails. Finished cells stay.
     """
     experiment = find(ready.name)
     if len(ready.scenarios) > 1:
-        # Rows that do not suffice for the last scenario are found out before the first is trained.
+        # A scenario with too few rows fails before any is trained.
         for one in ready.scenarios:
             if not all(cell.finished for cell in one.cells):
                 load_federation(one.settings.data, ready.seeds[0], one.settings.task)
@@ -189,7 +189,7 @@ def _added(experiment: Experiment, ready: PlannedScenario) -> dict[str, Any]:
 
 
 def _usage(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
-    """Layer -> task -> experts per token, mean over the seeds in which experts were routed."""
+    """Layer -> task -> experts per token, mean over the seeds with a router."""
     found: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         for layer in usage_by_depth(read_run(cell.folder)):
@@ -200,10 +200,10 @@ def _usage(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
 
 
 def _overhead(cells: Sequence[Cell]) -> dict[str, float | None]:
-    """Seconds of the allocation and of one client's pass over its rows, means over seeds.
+    """Seconds of the allocation and of one client's pass over its rows, as means over seeds.
 
     Raises:
-        RunFolderError: the summary of a cell does not say how many clients made how many passes.
+        RunFolderError: the summary of a cell lacks the number of clients or passes.
     """
     allocations, epochs = [], []
     for cell in cells:
@@ -214,7 +214,7 @@ def _overhead(cells: Sequence[Cell]) -> dict[str, float | None]:
             )
         epochs.append(summary.seconds["train"] / (summary.num_clients * summary.passes))
         if summary.num_experts is not None:
-            # Updates are only collected before the last wave of the warm-up, which is nothing beside the allocation.
+            # Earlier waves of the warm-up only collect updates, which takes a negligible time.
             steps = read_rounds(cell.folder)
             allocations.append(sum(s.seconds["aggregate"] for s in steps if s.round == 0 and not s.failed))
     return {"allocation": fmean(allocations) if allocations else None, "local_epoch": fmean(epochs)}

@@ -1,4 +1,4 @@
-"""Tables of an experiment, as Markdown: our numbers beside the published ones."""
+"""Renders an experiment as Markdown, with reproduced figures beside published ones."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -21,7 +21,7 @@ ONLY_SIGNS = (
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The page of an experiment, from the content of ``reproduce.json``."""
+    """Renders the page of an experiment from the content of ``reproduce.json``."""
     lines = [f"# {content['experiment']}, {content['scale']} scale", "", content["asks"], "", content["how"], ""]
     if content["changes"]:
         given = ", ".join(f"`{key}={value}`" for key, value in sorted(content["changes"].items()))
@@ -46,7 +46,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def _combined(scenarios: Mapping[str, Comparison]) -> list[str]:
-    """All scenarios in one table; scores by task stand in the page of each."""
+    """Tabulates all scenarios; scores by task are in the page of each."""
     first = next(iter(scenarios.values()))
     rows = tuple(
         (
@@ -77,7 +77,7 @@ def _combined(scenarios: Mapping[str, Comparison]) -> list[str]:
 
 
 def _beside_the_paper(content: Mapping[str, Any], scenarios: Mapping[str, Comparison]) -> list[str]:
-    """Ours and the published figures, of variants for which there are any."""
+    """Tabulates reproduced and published figures, for variants with published ones."""
     published: Mapping[str, Any] = content["paper"]
     first = next(iter(scenarios.values()))
     over_all: Mapping[str, float] = content["means_over_parts"]

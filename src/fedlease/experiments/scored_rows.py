@@ -1,4 +1,4 @@
-"""The rows that cells are scored on, which all variants of a seed share."""
+"""The test rows of cells, which all variants of a seed share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ __all__ = ["ScoredRows"]
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """The rows of some cells as their settings give them now.
+    """The current rows of some cells, by their settings.
 
     Attributes:
-        keys: per seed and client, the rows that are scored, in the order of the scores.
+        keys: per seed and client, the test rows, in the order of the scores.
         fingerprints: per seed, SHA-256 over all rows.
     """
 
@@ -29,7 +29,7 @@ class ScoredRows:
         """Reads the rows of every seed, from cells of one variant, or takes them from memory.
 
         Raises:
-            DataError, MissingPackageError: as when rows are read.
+            DataError, MissingPackageError: see :func:`fedlease.data.load.load_federation`.
         """
         settings = [cell.settings for cell in cells]
         federations = [load_federation(s.data, s.seed, s.task, data) for s in settings]
@@ -37,10 +37,10 @@ class ScoredRows:
         return cls(keys, tuple(federation.fingerprint() for federation in federations))
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """Checks that the runs of one variant that have begun, one per seed, began with these rows.
+        """Checks that existing runs of one variant, one per seed, began with these rows.
 
         Raises:
-            RunFolderError: a run has other rows; it cannot be compared with what is run now.
+            RunFolderError: a run has other rows, so it cannot be compared with new runs.
         """
         for cell, expected in zip(cells, self.fingerprints, strict=True):
             path = cell.folder / "environment.json"

@@ -13,10 +13,10 @@ from fedlease.reporting.comparison.data import Score
 __all__ = ["Difference", "RowKeys", "RowScores", "paired_difference", "spread"]
 
 RowScores = Mapping[str, NDArray[np.float64]]
-"""Client -> one number per test row: 1 where it was right, or its ROUGE-1."""
+"""Client -> one number per test row, such as 1 if it is right, or its ROUGE-1."""
 
 RowKeys = Mapping[str, Sequence[Hashable]]
-"""Client -> what tells a test row from others."""
+"""Client -> keys that identify its test rows."""
 
 LEVEL = 0.95
 
@@ -43,21 +43,21 @@ def spread(values: Sequence[float]) -> Score:
 def paired_difference(
     first: Sequence[RowScores], second: Sequence[RowScores], rows: Sequence[RowKeys] | None = None
 ) -> Difference:
-    """Mean difference of paired results with a 95 % interval that counts seeds and test rows as drawn by chance.
+    """Mean difference of paired results, with a 95 % interval that treats seeds and test rows as random.
 
-    The interval has half width sqrt(t^2 s^2 / n + z^2 c): s is the standard deviation of the n seeds' differences, t
-    Student's quantile at n - 1 degrees of freedom, z the normal one, and c the variance that comes from rows which
-    several seeds share, as all do where test files are given: what such a row adds by chance is not averaged out by
-    more seeds. It is never narrower than z times the standard error over test rows alone, which is also the interval
-    of one seed. Its false alarms are at most 5 % in simulations with 2, 3 and 5 seeds (tests); a percentile bootstrap
-    over so few seeds has 14 to 36 %.
+    The half width of the interval is sqrt(t^2 s^2 / n + z^2 c): s is the standard deviation of the n seeds'
+    differences, t Student's quantile at n - 1 degrees of freedom, z the normal quantile, and c the variance due to rows
+    that several seeds share, which more seeds do not average out. (With given test files, all seeds share all rows.)
+    The half width is at least z times the standard error over test rows alone, which is also the interval of one seed.
+    False alarms are at most 5 % in simulations with 2, 3 and 5 seeds (tests); those of a percentile bootstrap over so
+    few seeds are 14 to 36 %.
 
-    Rows count within their client, since the headline is a plain mean over clients.
+    Rows are weighted such that each client counts the same, since the headline is a plain mean over clients.
 
     Args:
-        first: one per seed.
-        second: the same seeds, clients and rows.
-        rows: what tells every row from others, in the order of the scores; None: no row occurs in two seeds.
+        first: row scores of the first variant, one entry per seed.
+        second: row scores of the second variant, for the same seeds, clients and rows.
+        rows: keys that identify rows, in the order of the scores; None means that no row occurs in two seeds.
 
     Raises:
         ValueError: seeds, clients or rows do not match.
@@ -90,9 +90,9 @@ def _gaps(one: RowScores, other: RowScores) -> dict[str, NDArray[np.float64]]:
 def _variance_of_rows(
     gaps: Sequence[Mapping[str, NDArray[np.float64]]], rows: Sequence[RowKeys] | None
 ) -> tuple[float, float]:
-    """Variance of the mean difference over the choice of test rows: as if seeds had their own, and as it is."""
+    """Variance of the mean difference due to test rows: if seeds shared no rows, and with those that they share."""
     shares = [
-        # n - 1 instead of n; a single row says nothing of its variance.
+        # n - 1 degrees of freedom; a single row contributes 0, since its variance is unknown
         np.concatenate([(g - g.mean()) / (math.sqrt(len(g) * max(1, len(g) - 1))) for g in clients.values()])
         / (len(clients) * len(gaps))
         for clients in gaps
@@ -105,6 +105,6 @@ def _variance_of_rows(
         [numbers.setdefault(key, len(numbers)) for client in clients for key in keys[client]]
         for clients, keys in zip(gaps, rows, strict=True)
     ]
-    # (seeds, rows): what every row adds to the mean difference in every seed.
+    # (seeds, rows): contribution of every row to the mean difference in every seed
     added = np.stack([np.bincount(at, share, len(numbers)) for at, share in zip(found, shares, strict=True)])
     return float((added**2).sum()), float((added.sum(0) ** 2).sum())

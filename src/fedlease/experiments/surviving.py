@@ -1,4 +1,4 @@
-"""Failures in a comparison: the other variants go on, and the one that failed is named with its reason."""
+"""Failures in a comparison: a failed variant is listed with its reason, and the others continue."""
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,19 +18,19 @@ from fedlease.reporting.comparison.data import Failure
 __all__ = ["TRACE", "Failures", "failed_words", "failure_of"]
 
 FEW = 3
-"""Number of failures that one line names with their reasons."""
+"""Most failures that one line names with their reasons."""
 
 TRACE = "failure.txt"
-"""File in the folder of a variant that holds the traceback of an error that is none of ours."""
+"""File in the folder of a variant with the traceback of an unexpected error."""
 
 
 def failure_of(variant: Variant, seed: int | None, error: Exception) -> Failure:
-    """The failure that an error is, its reason one line; an error that nobody raises on purpose is named by its type.
+    """Describes an error as a failure with a reason of one line, which names the type of an unexpected error.
 
     Args:
-        variant: which fails.
-        seed: of the run that failed; None where the settings do not fit the method, or no learning rate does.
-        error: what ended it.
+        variant: the variant that failed.
+        seed: seed of the run; None if the method does not allow the settings, or no learning rate works.
+        error: the error.
     """
     text = "; ".join(error.faults) if isinstance(error, InputError) else str(error)
     kind = "" if isinstance(error, FedLeaseError) else f"{type(error).__name__}: "
@@ -39,12 +39,12 @@ def failure_of(variant: Variant, seed: int | None, error: Exception) -> Failure:
 
 @dataclass
 class Failures:
-    """The failures of a comparison in ``out``, so far; a later call tries again.
+    """The failures of a comparison so far; a later call tries failed variants again.
 
     Attributes:
         out: folder of the comparison.
         found: name of a variant -> its failure.
-        last: the error that came last.
+        last: the last error.
     """
 
     out: Path
@@ -52,10 +52,10 @@ class Failures:
     last: Exception | None = None
 
     def attempt(self, variant: Variant, seed: int | None, work: Callable[[], object]) -> None:
-        """Does the work of a variant, unless it has failed before; what ends the work is kept as its failure.
+        """Calls ``work`` for a variant, unless that has failed before; records an error as its failure.
 
         Raises:
-            Exception: a limit of the machine that the others would reach as well, such as a full disk.
+            Exception: an error that would also affect other variants, such as a full disk.
         """
         if variant.name in self.found:
             return
@@ -77,7 +77,7 @@ class Failures:
         """The variants that have not failed.
 
         Raises:
-            Exception: none is left; the error that came last, after what could be known before.
+            Exception: none is left; this is the last error.
         """
         left = [variant for variant in variants if variant.name not in self.found]
         if not left and self.last is not None:
@@ -85,7 +85,7 @@ class Failures:
         return left
 
     def check_settings(self, settings: Settings, variants: Sequence[Variant], seed: int) -> None:
-        """Finds the variants whose methods cannot have the settings, such as unequal ranks."""
+        """Records the variants whose methods do not allow the settings, such as unequal ranks."""
         for variant in variants:
             try:
                 plan(settings, [variant], [seed], self.out)
@@ -95,7 +95,7 @@ class Failures:
 
 
 def failed_words(content: Mapping[str, Any]) -> str:
-    """``1 of 20 methods failed: a (why)``, of the content of ``compare.json``; empty where none did."""
+    """Such as ``1 of 20 methods failed: a (reason)``, from the content of ``compare.json``; empty if none failed."""
     failed = content["failed"]
     if not failed:
         return ""

@@ -1,4 +1,4 @@
-"""Progress of a comparison, for people."""
+"""Shows the progress of a comparison."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +18,13 @@ __all__ = ["watched_cells"]
 
 @contextmanager
 def watched_cells(what: str, name_of: "Callable[[Cell], str]", *, progress: bool) -> Iterator[dict[str, Any]]:
-    """The arguments ``listeners`` and ``on_cell`` of a comparison that print on standard error how far it is: at once,
-    before libraries are loaded, as a cell begins, within a cell, and its mean.
+    """Yields the arguments ``listeners`` and ``on_cell`` of a comparison, which print its progress on standard error.
+
+    Printing begins at once, before libraries are loaded.
 
     Args:
-        what: begins, in words.
-        name_of: names a cell.
+        what: describes what begins.
+        name_of: returns the name of a cell.
         progress: whether anything is printed.
     """
     if not progress:

@@ -1,4 +1,4 @@
-"""One file per task: what is optimised, how it is scored, and what it is called.
+"""Defines the learning tasks, one file per task: loss, scores and words for reports.
 
-No other folder asks which task it is.
+Code in other folders must not depend on which task it is.
 """

@@ -1,4 +1,4 @@
-"""The contract of a task: what a client optimises and how it is scored, over the one resident model."""
+"""The contract of a task, which defines the loss and the scores of a client's model."""
 
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,36 +34,36 @@ __all__ = [
 ]
 
 OnRows = Callable[[int, int], None]
-"""Receives rows done and rows in total."""
+"""Receives the number of rows done and of all rows."""
 
 BATCH = "the rows that share its batch"
-"""A circumstance that no prediction may depend on, in words for :meth:`Task.apart_and_together`."""
+"""Words for a circumstance on which no prediction may depend, see :meth:`Task.apart_and_together`."""
 
 
 class GivesLogits(Protocol):
-    """The base model with the adapters and heads of one client or several in place."""
+    """The base model with the adapters and heads of one or several clients."""
 
     device: torch.device
 
     def logits(self, inputs: Inputs, last: int | None = None) -> Tensor:
-        """(b, labels) of a classifier; (b, tokens, vocabulary) of a language model, or of the ``last`` tokens only."""
+        """Logits: (b, labels), or of a language model (b, tokens, vocabulary), or only of the ``last`` tokens."""
 
 
 class Model(GivesLogits, Protocol):
-    """The model of a task: the base model with one client's adapter and head in place."""
+    """The model of a task: the base model with one client's adapter and head."""
 
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
         """Token ids of prompt and continuation, (b, tokens)."""
 
     def weighing(self, questions: Inputs) -> AbstractContextManager[None]:
-        """Has mixtures that weigh whole inputs weigh these, not what follows them, while the context is open."""
+        """Within the context, mixtures with weights per input compute these from the questions, without the answers."""
 
     def for_scoring(self) -> None:
         """Switches dropout off."""
 
 
 def add_row_fault(faults: Faults, row: Row, rule: str) -> None:
-    """Notes what is wrong with a row: where it stands or, of no file, how it begins, and the rule it breaks."""
+    """Notes the rule that a row breaks, with its place in a file or, if it has none, its beginning."""
     if row.place is None:
         faults.add(f"{reprlib.repr(row.text)}: {rule}", kind=rule)
     else:
@@ -73,16 +73,16 @@ def add_row_fault(faults: Faults, row: Row, rule: str) -> None:
 @serialisable
 @dataclass(frozen=True)
 class Measured:
-    """How a model does on a client's rows.
+    """The results of a model on a client's rows.
 
     Attributes:
-        metrics: name -> mean over the rows; higher is better, but for ``loss``.
-        per_row: a number per row, in row order, whose mean is the headline metric; comparisons are paired by it. A
-            metric that is no mean over rows gives :func:`fedlease.core.confusion.row_shares`.
-        answers: what the model wrote, in row order; empty for classifiers.
-        confusion: of classifiers, the rows by true and predicted class; of sets of labels as
-            :func:`fedlease.core.label_sets.cells_of_sets` counts them.
-        predictions: name -> value per row, in row order, ``prediction`` among them: a class index, a list of them, a
+        metrics: name -> mean over the rows; higher is better, except for ``loss``.
+        per_row: one number per row, in row order, whose mean is the headline metric, for paired comparisons. If the
+            metric is no mean over rows, they are those of :func:`fedlease.core.confusion.row_shares`.
+        answers: generated answers, in row order; empty for classifiers.
+        confusion: of classifiers, the numbers of rows by true and predicted class; of sets of labels, those of
+            :func:`fedlease.core.label_sets.cells_of_sets`.
+        predictions: name -> values, one per row in row order. ``prediction`` has a class index, a list of them, a
             number, or a text.
     """
 
@@ -99,11 +99,11 @@ class Task(Protocol):
     Its row in :data:`fedlease.config.tables.TASKS` states what it needs of rows and which models it trains.
 
     Attributes:
-        headlines: key of every metric that may be the headline -> what reports call it and what stands beside it. Where
-            there are several, the task's row in the table names them for ``metric`` in the settings.
-        metrics: every metric that :meth:`measure` gives for any rows, by key.
-        extra_metrics: metrics that it gives for some rows alone.
-        prediction_columns: columns that :meth:`predict` adds to rows, ``prediction`` the first.
+        headlines: key of every possible headline metric -> its words for reports. If there are several, the task's row
+            in the table names them for the setting ``metric``.
+        metrics: key -> metric, of the metrics that :meth:`measure` always returns.
+        extra_metrics: key -> metric, of the metrics that it returns only for some rows.
+        prediction_columns: columns that :meth:`predict` adds to rows, of which ``prediction`` is the first.
     """
 
     headlines: ClassVar[Mapping[str, MetricWords]]
@@ -117,11 +117,11 @@ class Task(Protocol):
 
     @property
     def score_rounds(self) -> bool:
-        """Whether rounds are scored, or the result alone."""
+        """Whether rounds are scored; otherwise only the result is."""
 
     @property
     def num_samples(self) -> int:
-        """Test rows per client whose answers are written to the run folder."""
+        """Number of test rows per client whose answers are written to the run folder."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -131,84 +131,84 @@ class Task(Protocol):
         """Name of the task, in words for reports."""
 
     def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> Encoded:
-        """Tokenises rows; what is longer than the limit is cut and counted.
+        """Tokenises rows; rows that exceed the limit are cut and counted.
 
         ``scale`` is that of the client's numbers, see :attr:`fedlease.data.federation.ClientData.scale`.
         """
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
-        """Plain sentences about what was cut."""
+        """Warnings about rows that were cut, one sentence each."""
 
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """The training loss of a batch, a scalar with gradients."""
 
     def label_weights(self, rows: Encoded) -> Tensor | None:
-        """Weights of the labels in the loss on these rows, (labels,); None if all weigh the same."""
+        """Weights of the labels in the loss on these rows, (labels,); None if all are equal."""
 
     def bias(self, rows: Encoded, outputs: int) -> Tensor | None:
-        """Biases of a head with this number of outputs if rows differed in nothing but the target, (outputs,).
+        """The best biases, (outputs,), of a head with this number of outputs if its input were constant.
 
-        None if a head needs none, or if such a layer is not its last.
+        None if the head needs no such biases, or its last layer does not have this number of outputs.
         """
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean loss over all rows, without gradients."""
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
-        """Scores what is loaded on rows whose answers are known."""
+        """Scores the loaded model on rows with known targets."""
 
     def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
-        """A circumstance -> predictions without it and with it, (rows, ...), which must be equal.
+        """Circumstance -> predictions without it and with it, (rows, ...), which must be equal.
 
-        There are three rows, of which the second is the longest.
+        ``rows`` are three rows, of which the second is the longest.
         """
 
     def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
-        """A few rows with their reference, the untrained model's answer and this one's; empty where none are kept."""
+        """A few rows with references and the answers of the untrained and of this model; empty for other tasks."""
 
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
         """Headline metric on ``test`` of always giving the most frequent answer of ``train``."""
 
     def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
-        """The rows of a table whose answers are not known or not asked for; what cannot be used is added to ``faults``.
+        """The usable rows of a table without their targets; faults of the others are added to ``faults``.
 
-        ``pairs`` says whether a second text is needed; None takes one where the table has the column.
+        ``pairs`` says whether a second text is needed; None means that it is if the table has a column for it.
         """
 
     def predict(
         self, model: Model, rows: Encoded, labels: Sequence[str], threads: int, on_rows: OnRows | None = None
     ) -> list[dict[str, Any]]:
-        """Values of :attr:`prediction_columns` for each row, in row order; answers in the rows are not looked at.
+        """Values of :attr:`prediction_columns` for each row, in row order; targets in the rows are ignored.
 
-        The model has a client's adapter and head loaded, whose labels are given; there is at least one row.
+        The model has the adapter and head of the client whose ``labels`` are given; there is at least one row.
         """
 
     def tallied(self, cells: Cells, labels: int, rows: int) -> Mapping[str, float] | None:
-        """Metrics that follow from the cells of a number of labels; None if no predictions of these rows give them."""
+        """Metrics that follow from the cells for a number of labels; None if the cells are impossible for the rows."""
 
     def grade(
         self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
     ) -> Graded | None:
-        """Compares predictions, one per row, with the answers in a table; None if the table has no answers."""
+        """Compares predictions, one per row, with the targets in a table; None if the table has none."""
 
 
 @runtime_checkable
 class HeadTask(Task, Protocol):
-    """A task whose clients have a head, so that a prediction can be read off its outputs.
+    """A task whose clients have a head, whose outputs give the predictions.
 
     Attributes:
-        answer: what a service calls ``prediction``.
+        answer: key of the prediction in a service's responses.
     """
 
     answer: ClassVar[str]
 
     def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale) -> list[dict[str, Any]]:
-        """Predictions as of :meth:`predict`, from outputs of the client's head, (n, outputs)."""
+        """Predictions in the form of :meth:`predict`, from outputs of the client's head, (n, outputs)."""
 
 
 @runtime_checkable
 class WritingTask(Task, Protocol):
-    """A task whose model writes texts, so that one can talk to it."""
+    """A task whose model generates texts, and can have conversations."""
 
     max_new_tokens: int
 
@@ -220,14 +220,14 @@ class WritingTask(Task, Protocol):
         on_rows: OnRows | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """Answers to prompts, in row order; of a single prompt also piece by piece to ``on_text``."""
+        """Generates answers to prompts, in row order; a single answer is also passed piece by piece to ``on_text``."""
 
 
 class StackedClients(GivesLogits, Protocol):
-    """The base model with the adapters and heads of several clients in place, whose rows come in turn, equally many.
+    """The base model with adapters and heads of several clients; a batch has equally many rows of each, in turn.
 
     Attributes:
-        num_labels: of every client; further logits of its rows are -inf.
+        num_labels: number of labels of every client; further logits of its rows are -inf.
     """
 
     num_labels: Sequence[int]
@@ -236,24 +236,24 @@ class StackedClients(GivesLogits, Protocol):
         """Restricts further computation to the first clients."""
 
     def generate(self, inputs: Inputs, **options: Any) -> Tensor:
-        """Generates as :meth:`Model.generate`."""
+        """See :meth:`Model.generate`."""
 
     def weighing(self, questions: Inputs) -> AbstractContextManager[None]:
-        """Weighs as :meth:`Model.weighing`."""
+        """See :meth:`Model.weighing`."""
 
 
 @runtime_checkable
 class StackingTask(Task, Protocol):
-    """A task whose loss is a sum over rows, so that one batch may hold the rows of several clients.
+    """A task whose loss is a sum over rows, so that one batch may have rows of several clients.
 
-    ``batch_loss`` of some rows is the sum of their :meth:`row_losses`, each times its share by :meth:`row_shares`.
+    ``batch_loss`` is the sum of :meth:`row_losses`, weighted by :meth:`row_shares`.
     """
 
     def row_losses(self, model: GivesLogits, rows: Encoded, indices: Sequence[int]) -> Tensor:
         """The loss of every row of a batch, (b,) with gradients."""
 
     def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
-        """How much each row counts; ``rows`` are one client's, ``indices`` a batch of its own."""
+        """The weight of each row of a batch in the loss; ``rows`` are one client's."""
 
     def measure_stacked(self, model: StackedClients, clients: Sequence[Encoded], threads: int) -> list[Measured]:
-        """Measures every client as :meth:`Task.measure`; the client with the most rows comes first."""
+        """Measures every client, see :meth:`Task.measure`; the client with the most rows must be first."""

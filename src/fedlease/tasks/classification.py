@@ -1,4 +1,4 @@
-"""Classification: a text or a pair of texts, one label of the client's own list."""
+"""Classification: predicts one label of the client's own list for a text or a pair of texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Classification(OutputTask):
 
     Attributes:
         max_tokens: longer rows are cut on the right, of a pair the longer text first.
-        metric: the headline.
-        balanced: whether every label of a client's train rows weighs the same in its loss.
+        metric: the headline metric.
+        balanced: whether every label of a client's train rows has the same weight in its loss.
     """
 
     max_tokens: int = 128
@@ -69,7 +69,7 @@ class Classification(OutputTask):
         return "classification"
 
     def encode(self, rows: Sequence[Row], tokenizer: Any, scale: Scale = UNSCALED) -> Encoded:
-        """Tokenises texts or pairs of texts, each row as if it were alone; there is nothing to scale.
+        """Tokenises texts or pairs of texts; ignores ``scale``.
 
         Raises:
             DataError: the tokenizer makes no token of a row; the message names file and line.
@@ -77,7 +77,7 @@ class Classification(OutputTask):
         return Texts(self.max_tokens).encode(rows, [row.label for row in rows], tokenizer)
 
     def batch_loss(self, model: Model, rows: Encoded, indices: Sequence[int]) -> Tensor:
-        """Mean cross-entropy of a batch, weighted where labels are balanced."""
+        """Mean cross-entropy of a batch, weighted if labels are balanced."""
         inputs, labels = collate(rows, indices, model.device)
         return loss(model.logits(inputs), labels, self.label_weights(rows))
 
@@ -92,11 +92,11 @@ class Classification(OutputTask):
         return [(1.0 if weights is None else float(weights[rows.labels[i]])) / count for i in indices]
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """Mean cross-entropy of all rows, weighted where labels are balanced."""
+        """Mean cross-entropy of all rows, weighted if labels are balanced."""
         return float(loss(evaluate(model, rows, threads), torch.tensor(rows.labels), self.label_weights(rows)))
 
     def label_weights(self, rows: Encoded) -> Tensor | None:
-        """Weights of the labels of these rows, 1 on average over the rows; None if labels are not balanced."""
+        """Weights of the labels, with a mean of 1 over the rows; None if labels are not balanced."""
         if not self.balanced:
             return None
         counts = rows.label_counts
@@ -106,7 +106,7 @@ class Classification(OutputTask):
     def bias(self, rows: Encoded, outputs: int) -> Tensor | None:
         """The log frequency of every label, weighted as in the loss; None if there are more labels than outputs.
 
-        One row is added per label, so that a missing one stays finite.
+        One row is added per label, so that the value of a missing label is finite.
         """
         if outputs <= max(rows.labels):
             return None
@@ -119,7 +119,7 @@ class Classification(OutputTask):
         return (frequency / frequency.sum()).log()
 
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
-        """The metrics; of accuracy ``per_row`` is 1 where the label is right."""
+        """The metrics; for accuracy, ``per_row`` is 1 if the label is right and 0 otherwise."""
         guesses = outputs.argmax(-1).tolist()
         if self.headlines[self.metric].of_rows:
             shares = [float(guess == label) for guess, label in zip(guesses, rows.labels, strict=True)]
@@ -134,14 +134,14 @@ class Classification(OutputTask):
         )
 
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
-        """Headline on ``test`` of always giving the most frequent label of ``train``; the smaller label on a tie."""
+        """Headline metric on ``test`` of always predicting the most frequent (on a tie, the first) label of ``train``."""
         majority = int(np.bincount([row.label for row in train]).argmax())
         truth = [row.label for row in test]
         cells = cells_of(truth, [majority] * len(truth))
         return class_metrics(confusion_matrix(cells, 1 + max(majority, *truth)))[self.metric]
 
     def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
-        """The most probable label of each row of logits (n, labels), its probability, and those of all labels."""
+        """For each row of logits (n, labels), the most probable label, its probability, and those of all labels."""
         predictions = []
         for values in outputs.double().softmax(-1).tolist():
             probabilities = dict(zip(labels, values, strict=True))
@@ -151,7 +151,7 @@ class Classification(OutputTask):
         return predictions
 
     def tallied(self, cells: Cells, labels: int, rows: int) -> dict[str, float] | None:
-        """All metrics but the loss."""
+        """All metrics except the loss."""
         if any(max(true, guess) >= labels for true, guess, _ in cells) or sum(count for *_, count in cells) != rows:
             return None
         return class_metrics(confusion_matrix(cells, labels))
@@ -179,9 +179,9 @@ def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tupl
 
 
 def loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy of (b, labels) logits, in float32; rows times the weight of their label, (labels,).
+    """Mean cross-entropy of logits, (b, labels), in float32; rows are weighted by their labels' weights, (labels,).
 
-    The sum is divided by b, not by the weights in the batch: its mean over batches is that over all rows.
+    The sum is divided by b and not by the batch's weights, so that the mean over batches is that over all rows.
     """
     if weights is None:
         return F.cross_entropy(logits.float(), labels)

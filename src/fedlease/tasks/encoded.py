@@ -1,4 +1,4 @@
-"""Tokenised rows, packed, and the padded batches made of them; prompts with answers, and the loss on the answers."""
+"""Packed tokenised rows and prompts with answers, padded batches of them, and the loss on answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 IGNORED = -100
-"""Label of a token that the loss leaves out: padding, and every token of the prompt."""
+"""Label of a token that the loss ignores: padding, and every token of the prompt."""
 
 BUCKET = 8
-"""Batches whose rows are sorted by length together: larger pads less and mixes less."""
+"""Number of batches whose rows are sorted by length together; a larger number pads less but mixes rows less."""
 
 Inputs = dict[str, Tensor]
 """Arguments of the base model's forward pass."""
@@ -37,11 +37,11 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Lists of token ids, one per row, read like a list of lists; in memory four bytes per token.
+    """Lists of token ids, one per row, with four bytes per token; indexed like a list of lists.
 
     Attributes:
-        tokens: the ids of all rows one after the other, (tokens,).
-        starts: place of each row's first token and, last, the number of tokens, (rows + 1,).
+        tokens: concatenated ids of all rows, (tokens,).
+        starts: index of each row's first token, followed by the number of tokens, (rows + 1,).
     """
 
     tokens: NDArray[np.int32]
@@ -68,7 +68,7 @@ class Packed:
 
     @classmethod
     def joined(cls, parts: Sequence["Packed"]) -> Self:
-        """The lists of several behind one another."""
+        """Concatenates the rows of several packed lists."""
         before = accumulate((len(part.tokens) for part in parts), initial=0)
         starts = [part.starts[:-1] + offset for part, offset in zip(parts, before, strict=False)]
         ends = np.asarray([sum(len(part.tokens) for part in parts)])
@@ -80,11 +80,11 @@ class Encoded:
     """Tokenised rows, made once per client.
 
     Attributes:
-        columns: model input but the attention mask -> the ids of every row, of one length per row in all columns.
-        labels: what the loss compares with, one per row: a class index, or the number of answer tokens at the end.
-        pad_id: pads ``input_ids``; other columns are padded with 0.
-        left: whether padding goes to the left.
-        truncated: rows that were longer than the limit.
+        columns: model input, except the attention mask -> ids of every row, of the same length in all columns.
+        labels: one target per row: a class index, or the number of answer tokens at the end.
+        pad_id: padding of ``input_ids``; other columns are padded with 0.
+        left: whether padding is on the left.
+        truncated: number of rows that were cut.
     """
 
     columns: Mapping[str, Packed]
@@ -106,13 +106,13 @@ class Encoded:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens per row."""
+        """Number of tokens per row."""
         lengths: list[int] = np.diff(self.columns["input_ids"].starts).tolist()
         return lengths
 
     @cached_property
     def label_counts(self) -> NDArray[np.int64]:
-        """Rows by class index."""
+        """Number of rows per class index, (classes,)."""
         return np.bincount(self.labels)
 
     def take(self, rows: Sequence[int]) -> Self:
@@ -121,7 +121,7 @@ class Encoded:
         return replace(self, columns=columns, labels=tuple(self.labels[row] for row in rows), truncated=0)
 
     def first(self, count: int) -> Self:
-        """The first rows."""
+        """At most the first ``count`` rows."""
         return self.take(range(min(count, len(self))))
 
     def pad(self, indices: Sequence[int], device: torch.device) -> Inputs:
@@ -130,7 +130,7 @@ class Encoded:
         return self.padded(indices, [int(starts[i + 1] - starts[i]) for i in indices], device)
 
     def questions(self, indices: Sequence[int], device: torch.device) -> Inputs:
-        """Model inputs of a batch without the answers, where answers are part of the text."""
+        """Model inputs of a batch, without answers that are part of the text."""
         return self.pad(indices, device)
 
     def padded(self, indices: Sequence[int], lengths: Sequence[int], device: torch.device) -> Inputs:
@@ -149,7 +149,7 @@ class Encoded:
         return {name: on_device(arrays[name], device) for name in (*self.columns, "attention_mask")}
 
     def followed_by(self, others: Sequence["Encoded"]) -> Self:
-        """The rows of several clients behind one another; what the loss compares with is each row's own."""
+        """Concatenates the rows of several clients, with their targets."""
         parts: list[Encoded] = [self, *others]
         columns = {name: Packed.joined([part.columns[name] for part in parts]) for name in self.columns}
         return replace(self, columns=columns, labels=tuple(chain.from_iterable(part.labels for part in parts)))
@@ -157,12 +157,12 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompts(Encoded):
-    """Prompts with their answers at the end; ``labels`` is the number of answer tokens of each, end token included.
+    """Prompts followed by their answers; ``labels`` has the number of answer tokens, including the end token.
 
     Attributes:
         references: the answers as texts.
-        tokenizer: made them, and reads what is written.
-        shortened: answers that were cut, among them those without an end token.
+        tokenizer: the tokenizer that encoded them, and decodes generated answers.
+        shortened: number of answers that were cut, including those that only lost their end token.
     """
 
     references: tuple[str, ...] = ()
@@ -174,21 +174,21 @@ class EncodedPrompts(Encoded):
         return replace(super().take(rows), references=tuple(self.references[row] for row in rows), shortened=0)
 
     def prompt_lengths(self) -> list[int]:
-        """Tokens per prompt."""
+        """Number of tokens per prompt."""
         return [length - answer for length, answer in zip(self.lengths, self.labels, strict=True)]
 
     def questions(self, indices: Sequence[int], device: torch.device) -> Inputs:
-        """Prompts alone, padded on the left."""
+        """Model inputs of prompts without answers, padded on the left."""
         lengths = self.prompt_lengths()
         return self.padded(indices, [lengths[i] for i in indices], device)
 
 
 def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tuple[Inputs, Tensor]:
-    """One batch, padded on the left, so that all answers end together.
+    """One batch, padded on the left, so that all answers end at the last position.
 
     Returns:
-        Model inputs (b, longest), and the labels of the last tokens (b, longest answer): a token id, or
-        :data:`IGNORED` where a shorter row has prompt or padding there.
+        Model inputs (b, longest), and the labels of the last tokens (b, longest answer): token ids of answers, and
+        :data:`IGNORED` at other positions.
     """
     inputs = rows.pad(indices, device)
     counts = np.asarray([rows.labels[i] for i in indices])
@@ -198,22 +198,22 @@ def collate(rows: Encoded, indices: Sequence[int], device: torch.device) -> tupl
 
 
 def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array as a tensor there, which waits for nothing that the device still computes."""
+    """Copies an array to a device as a tensor, without waiting for the device's pending computations."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def answer_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Mean cross-entropy, in float32, of (b, n + 1, vocabulary) logits at the last tokens against (b, n) labels.
+    """Mean cross-entropy, in float32, of logits at the last tokens, (b, n + 1, vocabulary), against labels, (b, n).
 
-    A token is predicted from the place before it. Without a ``reduction`` (``none``), that of every token, (b n,).
+    The logits at a position predict the next token. With the ``reduction`` ``none``, it is that of every token, (b n,).
     """
     flat = logits[:, :-1].flatten(0, 1).float()
     return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 def training_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:
-    """One epoch: every row once, shuffled, rows of similar length together, batches in random order."""
+    """Batches of one epoch: every row once, with rows of similar length together, and batches in random order."""
     order = torch.randperm(len(lengths), generator=generator).tolist()
     batches: list[list[int]] = []
     for start in range(0, len(order), batch_size * BUCKET):
@@ -223,6 +223,6 @@ def training_batches(lengths: Sequence[int], batch_size: int, generator: torch.G
 
 
 def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """A pure function of the rows: sorted by length, equal lengths in row order."""
+    """Batches of rows sorted by length; equal lengths stay in row order."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
