@@ -134,7 +134,7 @@ class Classification(OutputTask):
         )
 
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
-        """Headline metric on ``test`` of always predicting the most frequent (on a tie, the first) label of ``train``."""
+        """Headline metric on ``test`` of always predicting the most frequent label of ``train``; the first on a tie."""
         majority = int(np.bincount([row.label for row in train]).argmax())
         truth = [row.label for row in test]
         cells = cells_of(truth, [majority] * len(truth))
