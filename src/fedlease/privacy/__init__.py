@@ -1,4 +1,4 @@
-"""What protects or shrinks what leaves a client, as functions of tensors, models and updates.
+"""Privacy and compression of what leaves a client: functions of tensors, models and updates.
 
-No transport and no client: whoever sends applies it.
+Nothing here sends anything; the transports apply these functions.
 """

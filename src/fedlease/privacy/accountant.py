@@ -1,8 +1,7 @@
-"""What a sequence of noisy steps on sampled rows reveals, by the PRV accountant of opacus.
+"""Privacy loss (epsilon) of a sequence of noisy steps on sampled rows, from the PRV accountant of opacus.
 
-Gopi, Lee and Wutschitz, "Numerical Composition of Differential Privacy", NeurIPS 2021
-(https://arxiv.org/abs/2106.02848): upper bounds that hold, not estimates. opacus is imported when a
-number is asked for.
+The results are upper bounds, not estimates: Gopi, Lee and Wutschitz, "Numerical Composition of Differential Privacy",
+NeurIPS 2021 (https://arxiv.org/abs/2106.02848). opacus is imported only when a number is computed.
 """
 
 import math
@@ -30,7 +29,7 @@ FACTOR = 1.25
 
 
 def check_accountant() -> None:
-    """Makes sure that opacus is there.
+    """Checks that opacus is installed.
 
     Raises:
         ConfigError: it is not installed.
@@ -41,11 +40,11 @@ def check_accountant() -> None:
 
 @lru_cache(maxsize=4096)
 def epsilon_of(noise: float, steps: tuple[Sampling, ...], delta: float) -> float:
-    """The epsilon of so many steps at a delta; 0 without any.
+    """Epsilon of the steps at a given delta; 0 without steps.
 
     Args:
-        noise: sigma, the deviation of the noise in units of the largest gradient of a row, above 0.
-        steps: rates of sampling and numbers of steps, in any order.
+        noise: standard deviation of the noise in units of the clipping length, above 0.
+        steps: pairs of sampling rate and number of steps, in any order.
         delta: in (0, 1).
 
     Raises:
@@ -56,7 +55,7 @@ def epsilon_of(noise: float, steps: tuple[Sampling, ...], delta: float) -> float
         return 0.0
     check_accountant()
     with warnings.catch_warnings():
-        # Its imports warn, and so does its first guess, which is no bound yet.
+        # opacus warns when it is imported and on its first guess, which is not yet a bound.
         warnings.simplefilter("ignore")
         from opacus.accountants import PRVAccountant
 
@@ -67,17 +66,17 @@ def epsilon_of(noise: float, steps: tuple[Sampling, ...], delta: float) -> float
 
 @lru_cache(maxsize=4096)
 def noise_for(epsilon: float, steps: tuple[Sampling, ...], delta: float) -> float:
-    """The least noise under which the steps have at most an epsilon, to one part in a hundred of epsilon.
+    """Smallest noise that keeps the epsilon of the steps at or below ``epsilon``, and within 1 % of it.
 
     Args:
         epsilon: above 0.
         steps: as for :func:`epsilon_of`, at least one.
-        delta: likewise.
+        delta: in (0, 1).
 
     Raises:
         ConfigError: opacus is not installed, or no noise is enough.
     """
-    # Exact in the limit of small rates and large noise; the answer is at most a few factors away.
+    # The first guess is exact in the limit of small rates and large noise.
     many = math.sqrt(sum(rate**2 * count for rate, count in steps) * 2 * math.log(1.25 / delta)) / epsilon
     guess = many + 0.25
     wanted = (1 - TOLERANCE / 2) * epsilon

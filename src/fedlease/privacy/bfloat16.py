@@ -1,7 +1,7 @@
-"""A filter that halves what travels: tensors are rounded to bfloat16 on the way, in both directions.
+"""A filter that halves the bytes sent: tensors travel as bfloat16 in both directions.
 
-bfloat16 keeps the range of float32 and 8 bits of its significand, so that a value changes by at most 1 part in 256.
-Client and server compute with float32 before and after.
+bfloat16 keeps the range of float32 and 8 bits of its significand, so a value changes by at most 1 part in 256. Client
+and server compute in float32.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ __all__ = ["Bfloat16"]
 
 @dataclass(frozen=True)
 class Bfloat16:
-    """Sends float32 tensors as bfloat16; what another filter has packed stays as it is."""
+    """Sends float32 tensors as bfloat16; tensors that another filter packed stay as they are."""
 
     def broadcast(
         self,

@@ -1,9 +1,9 @@
-"""Filters that send what has changed: down, the difference from what the client has; up, from what it was sent.
+"""A filter that sends differences: the server's from what the client has, the client's from what it received.
 
-Both ends know what the client has: they begin with the same adapter, which both make from the seed. What rounding takes
-away on the way down is part of the next difference, which is taken from what the client decoded. What it takes away on
-the way up stays with the client, which adds it to its next update (error feedback: Seide et al., Interspeech 2014;
-Karimireddy et al., ICML 2019). The server adds a client's difference to its own model, which was never rounded.
+Server and client both know what the client has: they start from the same adapter, which each makes from the seed. The
+server takes each difference from what the client decoded, so the next one corrects the rounding of the last. The client
+keeps the rounding error of its update and adds it to its next update (error feedback: Seide et al., Interspeech 2014;
+Karimireddy et al., ICML 2019). The server adds a client's difference to its own model, which is not rounded.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,18 +18,19 @@ from fedlease.privacy.packing import Bits, PackingError, is_packed, pack, unpack
 __all__ = ["MOST_BYTES", "Differences", "flat"]
 
 MOST_BYTES = 2**30
-"""Default bound on the tensors of one message, unpacked."""
+"""Default limit on the size of one message's unpacked tensors."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Sends differences in few bits a value, see :mod:`fedlease.privacy.packing`.
+    """Sends differences with few bits per value; see :mod:`fedlease.privacy.packing`.
 
     Attributes:
-        bits: of a value, 4 or 8; 32 rounds nothing: down go tensors that the client does not have, up goes everything.
+        bits: per value, 4 or 8. With 32 nothing is rounded: the server sends the tensors that the client does not have,
+            and the client sends whole updates.
         start: the adapter that all clients start from; the first difference of every tensor is taken from it.
-        most: bytes that a model may unpack to.
-        kept_alone: whether only tensors that the model lists as kept by clients are handled; the others pass.
+        most: largest number of bytes that a model may unpack to.
+        kept_alone: whether to pack only the tensors that the model lists as kept by clients.
     """
 
     bits: Bits
@@ -44,7 +45,7 @@ class Differences:
         aside: Mapping[ClientId, Collection[str]],
     ) -> tuple[dict[ClientId, ClientModel], dict[ClientId, Tensors]]:
         """The models as differences, and what each client has after decoding them."""
-        # Experts go to everyone: what is the same difference for several clients is made once.
+        # Many clients receive the same experts: a difference that several clients need is packed once.
         made: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         sent, have = dict[ClientId, ClientModel](), dict[ClientId, Tensors]()
         for client, model in models.items():
@@ -62,15 +63,15 @@ class Differences:
         return sent, have
 
     def whole(self, model: ClientModel, received: Tensors) -> ClientModel:
-        """A model as a client reads it that has nothing: the same values, not rounded again."""
+        """The model for a client that has nothing yet: the values it would have decoded, not rounded again."""
         return _with(model, {key: received.get(key, tensor) for key, tensor in flat(model).items()})
 
     def received(self, model: ClientModel, received: Tensors, aside: Collection[str]) -> tuple[ClientModel, Tensors]:
-        """The model, and what the client has now.
+        """The unpacked model, and what the client has now.
 
         Raises:
-            LacksBaseError: differences are to what this client has not.
-            PackingError: something is malformed, or larger than it may be.
+            LacksBaseError: a tensor is a difference from values that this client does not have.
+            PackingError: a tensor is malformed, or larger than allowed.
         """
         left, values = self.most // 4, dict[str, Tensor]()
         for key, tensor in flat(model).items():
@@ -84,7 +85,7 @@ class Differences:
         return _with(model, values), left_here
 
     def upload(self, task: ClientTask, update: ClientUpdate, residual: Tensors) -> tuple[ClientUpdate, Tensors]:
-        """The update as differences to what was received, and what rounding has left of them."""
+        """The update as differences from the received model, and their rounding errors."""
         if self.bits == 32:
             return update, {}
         start, sent, left = start_of(task, update.choice), dict[str, Tensor](), dict[str, Tensor]()
@@ -97,10 +98,10 @@ class Differences:
         return replace(update, tensors=sent), left
 
     def collected(self, task: ClientTask, update: ClientUpdate) -> ClientUpdate:
-        """The update, from the model that the server has.
+        """The update, unpacked and added to the server's model.
 
         Raises:
-            PackingError: something is malformed, or was not asked for.
+            PackingError: a tensor is malformed, or was not requested.
         """
         if self.bits == 32:
             return update
@@ -129,13 +130,13 @@ def flat(model: ClientModel) -> dict[str, Tensor]:
 
 
 def _with(model: ClientModel, tensors: Tensors) -> ClientModel:
-    """The model with the tensors that :func:`flat` names."""
+    """The model with other tensors, named as by :func:`flat`."""
     candidates = tuple({name: tensors[f"{place}:{name}"] for name in one} for place, one in enumerate(model.candidates))
     return replace(model, tensors={name: tensors[name] for name in model.tensors}, candidates=candidates)
 
 
 def _common(key: str) -> str:
-    """The name, in the common start, of the tensor that an expert's or a candidate's is compared with."""
+    """Name of the tensor of the common start from which the first difference of this one is taken."""
     try:
         name = TensorName.parse(key.rpartition(":")[2])
     except ValueError:
@@ -144,7 +145,7 @@ def _common(key: str) -> str:
 
 
 def _named(name: str, tensor: Tensor, bits: Bits, base: Tensor | None, most: int) -> Tensor:
-    """Unpacks a tensor; an error names it."""
+    """Unpacks a tensor and adds its name to any error."""
     try:
         return unpack(tensor, bits, base, most=most)
     except PackingError as error:

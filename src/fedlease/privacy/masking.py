@@ -1,9 +1,9 @@
-"""What secure sums are made of: fixed-point numbers, masks, shares and sealed messages.
+"""Building blocks of secure sums: fixed-point numbers, masks, shares and sealed messages.
 
 Bonawitz and others, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017
-(https://eprint.iacr.org/2017/281). Keys, masks and seals are those of ``cryptography``, Shamir's shares are Flower's,
-all imported when a sum begins. Flower's masks are not used: they come from 32 bits of a seed, by a generator that is no
-cryptographic one, so that a server could try them all.
+(https://eprint.iacr.org/2017/281). Keys, masks and seals come from ``cryptography``, Shamir's shares from Flower; both
+are imported when a sum begins. Flower's masks are not used: a generator that is not cryptographic makes them from a
+32-bit seed, so a server could try every seed.
 """
 
 import math
@@ -45,25 +45,25 @@ Words = NDArray[np.uint64]
 """Integers modulo 2^64; sums travel modulo 2^(8 width), which divides it."""
 
 SECRET = 15
-"""Bytes of a secret: 120 bits, the most that Flower's sharing holds in one block of its arithmetic."""
+"""Bytes of a secret: 120 bits, the most that one block of Flower's secret sharing holds."""
 
 NONCE = 12
 LARGEST = 256.0
-"""No value of an update that is summed is larger, either way."""
+"""Largest absolute value in an update that is summed."""
 
 EXACT = 2.0**52
 """Whole numbers up to this are exact in float64."""
 
 
 class SumError(ValueError):
-    """What came is not what a party of a secure sum sends."""
+    """A message is not one that a party of a secure sum sends."""
 
 
 def check_sums() -> None:
-    """Makes sure that the packages are there.
+    """Checks that the packages for secure sums are installed.
 
     Raises:
-        ConfigError: one is not installed.
+        ConfigError: one is missing.
     """
     if find_spec("cryptography") is None or find_spec("flwr") is None:
         raise ConfigError(
@@ -73,17 +73,17 @@ def check_sums() -> None:
 
 
 def width_of(total: int, resolution: float) -> int:
-    """Bytes per number, so that no sum overflows.
+    """Bytes per number with which no sum overflows.
 
     Args:
-        total: weight of all clients together.
-        resolution: of a fixed-point number.
+        total: summed weight of all clients.
+        resolution: value of one unit of a fixed-point number.
     """
     return math.ceil((math.log2(total * LARGEST / resolution) + 2) / 8)
 
 
 def fixed(tensors: Tensors, weight: int, resolution: float) -> Words:
-    """The weight, then the values times the weight in units of the resolution, rounded; names in order.
+    """The weight, then each value times the weight in units of the resolution, rounded; tensors in order of name.
 
     Raises:
         SumError: a value is not finite, or too large to be exact.
@@ -100,15 +100,15 @@ def fixed(tensors: Tensors, weight: int, resolution: float) -> Words:
 
 
 def mean_of(total: Words, like: Tensors, resolution: float) -> tuple[int, dict[str, Tensor]]:
-    """The summed weight, and the mean that a sum stands for; both are nonsense where masks are left over.
+    """The summed weight and the weighted mean in a sum; both are meaningless while a mask remains in it.
 
-    It differs from the mean of the very values by at most resolution x clients / (2 x weight), before it is rounded to
-    the types of ``like``.
+    The mean differs from that of the exact values by at most resolution x clients / (2 x weight), before it is rounded
+    to the types of ``like``.
 
     Args:
-        total: as :func:`read_bytes` gives it.
+        total: from :func:`read_bytes`.
         like: name -> a tensor of the same shape and type.
-        resolution: as of :func:`fixed`.
+        resolution: as for :func:`fixed`.
     """
     signed = torch.from_numpy(total.view(np.int64).copy())
     weight, flat = int(signed[0]), signed[1:].double()
@@ -122,13 +122,13 @@ def mean_of(total: Words, like: Tensors, resolution: float) -> tuple[int, dict[s
 
 
 def as_bytes(words: Words, width: int) -> Tensor:
-    """(numbers x width,) uint8: the lowest bytes of each."""
+    """The ``width`` lowest bytes of each number: (numbers x width,) uint8."""
     plain = words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width]
     return torch.from_numpy(plain.reshape(-1).copy())
 
 
 def read_bytes(sent: Sequence[Tensor], width: int, less: Sequence[Words] = ()) -> Words:
-    """The sum of what was sent less some masks, as signed numbers of so many bytes."""
+    """The sum of the sent numbers, each of ``width`` bytes, minus the masks ``less``, as signed numbers."""
     total = np.zeros(len(sent[0]) // width, np.uint64)
     for tensor in sent:
         wide = np.zeros((len(total), 8), np.uint8)
@@ -146,7 +146,7 @@ def new_secret() -> bytes:
 
 
 def noise(secret: bytes, session: str, count: int) -> Words:
-    """So many uniform numbers: the key stream of ChaCha20 under a key that is derived from a secret for a session."""
+    """``count`` uniform numbers: the key stream of ChaCha20 under a key derived from the secret for one session."""
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
     stream = Cipher(algorithms.ChaCha20(_derived(secret, "mask", session), bytes(16)), mode=None).encryptor()
@@ -154,15 +154,15 @@ def noise(secret: bytes, session: str, count: int) -> Words:
 
 
 def public_of(secret: bytes) -> bytes:
-    """The public key, for X25519, of a secret."""
+    """X25519 public key of a secret."""
     return bytes(_private(secret).public_key().public_bytes_raw())
 
 
 def agreed(secret: bytes, public: bytes) -> bytes:
-    """What two parties alone can compute, each from its own secret and the other's public key.
+    """The shared secret of two parties, which each computes from its own secret and the other's public key.
 
     Raises:
-        SumError: it is no public key.
+        SumError: ``public`` is not a usable public key.
     """
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
@@ -173,7 +173,7 @@ def agreed(secret: bytes, public: bytes) -> bytes:
 
 
 def seal(secret: bytes, text: bytes, context: str) -> bytes:
-    """Encrypts for whoever has the secret, in one context only."""
+    """Encrypts a text for the holder of the secret; it can be decrypted only with the same context."""
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
     nonce = os.urandom(NONCE)
@@ -181,10 +181,10 @@ def seal(secret: bytes, text: bytes, context: str) -> bytes:
 
 
 def unseal(secret: bytes, sealed: bytes, context: str) -> bytes:
-    """Inverse of :func:`seal`.
+    """Decrypts what :func:`seal` gave.
 
     Raises:
-        SumError: it was not sealed with this secret for this context.
+        SumError: the text was not sealed with this secret and context.
     """
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -197,17 +197,17 @@ def unseal(secret: bytes, sealed: bytes, context: str) -> bytes:
 
 
 def shares_of(secret: bytes, threshold: int, count: int) -> list[bytes]:
-    """So many shares of a secret, of which any ``threshold`` give it back and fewer tell nothing."""
+    """``count`` shares of a secret: any ``threshold`` of them give it back, fewer reveal nothing."""
     from flwr.common.secure_aggregation.crypto.shamir import create_shares
 
     return create_shares(secret, threshold, count)
 
 
 def combined(shares: Sequence[bytes]) -> bytes:
-    """The secret of as many shares as its threshold; something else where one of them is wrong.
+    """The secret, from as many shares as its threshold; a wrong share gives other bytes, not always an error.
 
     Raises:
-        SumError: that can be told already.
+        SumError: the shares do not fit each other.
     """
     from flwr.common.secure_aggregation.crypto.shamir import combine_shares
 

@@ -1,4 +1,4 @@
-"""What filters remember of a client: what it has received, and what rounding has withheld from the server so far."""
+"""What filters keep for a client between rounds: the tensors it has received and the rounding errors of its updates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,14 +12,14 @@ __all__ = ["Memory"]
 @serialisable
 @dataclass(frozen=True)
 class Memory:
-    """A client's side of filters, under one method.
+    """The state of a client's filters under one method.
 
     Attributes:
-        received: as the last request left it: name -> tensor, a candidate's with its number before the name.
-        residual: fingerprint of an adapter's spec -> name -> what rounding has taken from the updates that the server
-            used; the next update carries it.
-        step: the step whose update ``pending`` belongs to, or None.
-        pending: takes the place of ``residual`` once a request says that the update was used.
+        received: the tensors after the last request, by name; a candidate's number precedes the names of its tensors.
+        residual: fingerprint of an adapter's spec -> name -> rounding error of the updates that the server used, which
+            is added to the next update.
+        step: the step of the update that ``pending`` belongs to, or None.
+        pending: replaces ``residual`` once a request says that the update was used.
     """
 
     received: Tensors = field(default_factory=dict)
@@ -28,12 +28,12 @@ class Memory:
     pending: Mapping[str, Tensors] = field(default_factory=dict)
 
     def accepted(self, step: int | None) -> "Memory":
-        """A copy with nothing pending, given the last step of this client whose update was used, or None."""
+        """A copy with nothing pending; ``step`` is the last one whose update the server used, or None."""
         if step is None:
             return Memory(self.received)
         residual = self.pending if self.step == step else self.residual
         return Memory(self.received, residual)
 
     def sent(self, step: int, fingerprint: str, residual: Tensors) -> "Memory":
-        """A copy in which the residual of one more update is pending; it replaces that of any other adapter."""
+        """A copy with the residual of one more update pending; what was pending before is dropped."""
         return replace(self, step=step, pending={fingerprint: residual} if residual else {})

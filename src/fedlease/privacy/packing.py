@@ -1,13 +1,13 @@
-"""How a tensor travels in few bits: whole numbers with one scale per row or column, and Huffman's code over them.
+"""Packs a tensor into few bits: integers with one scale per row or column, in a Huffman code.
 
-A packed tensor is a flat uint8 tensor, so that it is counted, hashed and sent like any other. Nothing in it is trusted:
-its length, its scales and the size of its content are checked before any of it is used.
+A packed tensor is a flat uint8 tensor, so it is counted, hashed and sent like any other. Its length, scales and
+unpacked size are checked before use. Its layout:
 
     form, bits, dimensions     one byte each
-    base                       first 8 bytes of the SHA-256 of the base of a difference; zeros: there is none
-    shape                      4 bytes each
+    base                       first 8 bytes of the SHA-256 of the base of a difference; zeros without a base
+    shape                      4 bytes per dimension
     scales                     float32; none where the values equal the base
-    codes                      deflate's stream of one byte per value
+    codes                      a deflate stream of one byte per value
 """
 
 import hashlib
@@ -23,24 +23,24 @@ from torch import Tensor
 __all__ = ["Bits", "LacksBaseError", "PackingError", "is_packed", "pack", "unpack", "whole_bytes"]
 
 Bits = Literal[4, 8, 32]
-"""Bits that a value takes at most, on average; 32 sends values as they are, and nothing where they equal the base."""
+"""Largest mean number of bits per value; 32 sends values as they are, and none where they equal the base."""
 
 LEVELS = 127
-"""Largest code, of either sign."""
+"""Largest absolute value of a code."""
 
 FINE = 1 / 3
-"""Level of 4 bits, in root mean squares of a row. The codes of normal values then have log2(3 sqrt(2 pi e)) = 3.6 bits
-of entropy, and those of other values fewer."""
+"""Size of a level with 4 bits, in units of a row's root mean square. The codes of normally distributed values then have
+log2(3 sqrt(2 pi e)) = 3.6 bits of entropy, those of other distributions fewer."""
 
 SAME, CODED = 0, 1
 HEAD, NOTHING = struct.Struct("<BBB8s"), bytes(8)
 MOST_DIMENSIONS = 4
 MOST_SCALE = 1e6
-"""No difference of weights is larger; a larger scale would only serve to carry a mean away."""
+"""Largest scale that is accepted: no honest difference of weights needs more, and a larger one could ruin a mean."""
 
 
 class PackingError(ValueError):
-    """The bytes are not those of :func:`pack`, or unpack to more than was expected."""
+    """The bytes do not come from :func:`pack`, or unpack to more values than expected."""
 
 
 class LacksBaseError(PackingError):
@@ -53,19 +53,19 @@ def is_packed(tensor: Tensor) -> bool:
 
 
 def pack(values: Tensor, bits: Bits, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rounds values, or their difference from what the receiver has, to whole numbers of levels.
+    """Rounds values, or their difference from what the receiver has, to multiples of a level.
 
-    For 8 bits a level is 1/127 of the largest value of a row, or of a column where there are fewer of them. For 4 it is
-    a third of the root mean square, unless that is smaller: rounding then takes about 1/108 of the squared length or
-    less, whatever the values are. No value changes by more than half a level.
+    With 8 bits a level is 1/127 of the largest absolute value of a row, or of a column where there are fewer columns.
+    With 4 bits it is a third of the root mean square, at which rounding changes the values by about 1/108 of their
+    squared length or less; it is the level of 8 bits if that is larger. No value changes by more than half a level.
 
     Args:
-        values: floating, of at most 4 dimensions.
-        bits: of a value.
-        base: of the same shape, or None.
+        values: floating-point, of at most 4 dimensions.
+        bits: per value.
+        base: what the receiver has, of the same shape, or None.
 
     Returns:
-        The packed tensor, and the values that :func:`unpack` gives for it, float32 if they are rounded.
+        The packed tensor, and the values that :func:`unpack` gives for it, in float32 if they are rounded.
     """
     values = values.detach().cpu()
     mark = NOTHING if base is None else _mark(base)
@@ -81,7 +81,7 @@ def pack(values: Tensor, bits: Bits, base: Tensor | None = None) -> tuple[Tensor
     whole = (codes.clamp(-LEVELS, LEVELS) + LEVELS).to(torch.uint8)
     stream = _deflated(whole.numpy().tobytes())
     packed = _joined(CODED, bits, mark, values.shape, scales.reshape(-1).numpy().astype("<f4").tobytes(), stream)
-    # From what travels: a code of -0.0 would give other bits here than there.
+    # Decoded from the codes as sent: a code of -0.0 would give the sender other bits than the receiver.
     return packed, _decoded(whole.float() - LEVELS, spread, base)
 
 
@@ -89,14 +89,14 @@ def unpack(packed: Tensor, bits: Bits, base: Tensor | None = None, *, most: int)
     """The values of a packed tensor.
 
     Args:
-        packed: from :func:`pack`, by way of the network.
-        bits: per value, as in the settings of both sides.
-        base: what the receiver has in its place, or None.
+        packed: from :func:`pack`, received from the network and not trusted.
+        bits: per value, which both sides take from their settings.
+        base: the receiver's present values of this tensor, or None.
         most: largest number of values.
 
     Raises:
-        LacksBaseError: it needs another base.
-        PackingError: it is malformed, or larger than expected; nothing was allocated for it.
+        LacksBaseError: the tensor is a difference from another base.
+        PackingError: it is malformed, or larger than expected; no memory was allocated for its values.
     """
     if not is_packed(packed):
         raise PackingError(f"it is no packed tensor but one of {packed.dtype} and shape {tuple(packed.shape)}")
@@ -129,7 +129,7 @@ def unpack(packed: Tensor, bits: Bits, base: Tensor | None = None, *, most: int)
 
 
 def whole_bytes(tensor: Tensor) -> int:
-    """Bytes of the float32 values that a tensor stands for, packed or not."""
+    """Size in bytes of a tensor when it is not packed; packed values count as float32."""
     return 4 * math.prod(_head(tensor.numpy().tobytes())[3]) if is_packed(tensor) else tensor.nbytes
 
 
@@ -156,7 +156,7 @@ def _mark(base: Tensor) -> bytes:
 
 
 def _axis(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that share a scale: all but the shortest of several, so that LoRA's A and B have one per rank."""
+    """The axes over which a scale is shared: all but the shortest, so that LoRA's A and B have one scale per rank."""
     if len(shape) < 2:
         return tuple(range(len(shape)))
     kept = min(range(len(shape)), key=lambda axis: shape[axis])
@@ -164,7 +164,7 @@ def _axis(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _ranks(shape: tuple[int, ...]) -> int:
-    """How many scales there are."""
+    """Number of scales for a shape."""
     return math.prod(size for axis, size in enumerate(shape) if axis not in _axis(shape))
 
 
@@ -188,13 +188,13 @@ def _decoded(codes: Tensor, scales: Tensor, base: Tensor | None) -> Tensor:
 
 
 def _deflated(plain: bytes) -> bytes:
-    # Codes do not repeat, and some are more frequent than others.
+    # Codes do not repeat in sequences, but some are more frequent: Huffman coding alone is enough.
     packer = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
     return packer.compress(plain) + packer.flush()
 
 
 def _inflated(stream: bytes, expected: int) -> bytes:
-    """Exactly so many bytes; a stream that holds more is never unpacked further."""
+    """Unpacks a stream of exactly ``expected`` bytes; one that holds more is not unpacked further."""
     unpacker = zlib.decompressobj(-15)
     try:
         plain = unpacker.decompress(stream, expected + 1)

@@ -1,7 +1,7 @@
 """Random numbers for noise: from the run's seed, which makes a simulation repeatable, or from the operating system.
 
-Whoever knows the seed can draw the same noise and subtract it. A client of somebody else's server draws from the
-system, which nobody can repeat.
+Anyone who knows the seed can draw the same noise and subtract it, so a client of a remote server draws from the
+operating system.
 """
 
 import os
@@ -19,16 +19,16 @@ from fedlease.core.seeds import generator
 __all__ = ["Secret", "Seeded", "draws_of"]
 
 PARTS = 4
-"""Normal numbers that are added to make one: the rounding of a single float can reveal the value that noise hides
+"""How many normal numbers are added to make one: the rounding of a single float can reveal the value that noise hides
 (Mironov, CCS 2012; Holohan and Braghin, "Secure Random Sampling in Differential Privacy", ESORICS 2021)."""
 
 
 @dataclass(frozen=True)
 class Seeded:
-    """Repeatable draws: not private against whoever knows the seed.
+    """Repeatable draws, not private against anyone who knows the seed.
 
     Attributes:
-        generator: gives all of them.
+        generator: source of all draws.
     """
 
     generator: torch.Generator
@@ -52,7 +52,7 @@ class Secret:
 
     def normal(self, count: int) -> Tensor:
         """See :class:`~fedlease.core.row_noise.Draws`."""
-        # Half a step up, so that no number is 0 or 1, whose quantile is infinite.
+        # Shifted up by half a step, so that no number is 0 or 1, whose quantile is infinite.
         drawn = ndtri(_uniform(PARTS * count) + 2.0**-54).reshape(PARTS, count).sum(0) / np.sqrt(PARTS)
         return torch.from_numpy(drawn).float()
 
@@ -63,5 +63,5 @@ def _uniform(count: int) -> NDArray[np.float64]:
 
 
 def draws_of(seed: int | None, *purpose: str | int) -> Draws:
-    """Draws for one purpose, from a seed, or from the system where there is none."""
+    """Draws for one purpose: from the seed, or from the operating system where it is None."""
     return Secret() if seed is None else Seeded(generator(seed, *purpose))
