@@ -140,7 +140,7 @@ def test_a_newcomer_is_exported_with_scores(out: Path, everyone: Path, tmp_path:
 def test_ids_and_methods_that_cannot_be(out: Path, everyone: Path) -> None:
     with pytest.raises(ConfigError, match="the run has a client 'planted-0-0' already, received 'Planted-0-0'"):
         onboard(OpenRun(out), "Planted-0-0", everyone / LATE)
-    for bad, rule in ((".x", "must not start with a dot"), ("a/b", "must not hold /")):
+    for bad, rule in ((".x", "must not start with a dot"), ("a/b", "must not contain /")):
         with pytest.raises(ConfigError, match=rule):
             onboard(OpenRun(out), bad, everyone / LATE)
     with pytest.raises(ConfigError, match="newcomers join 'fedlease', the run's own, received 'fedit'"):
