@@ -1,4 +1,1 @@
-"""The frozen base: where it comes from, what it is made of, whether it fits.
-
-No rows and no adapter of a client.
-"""
+"""Loading and checking the frozen base model. Nothing here knows rows or adapters of clients."""

@@ -1,7 +1,7 @@
 """Attention in float32 for bases in bfloat16 on a processor.
 
 torch's backward pass of bfloat16 attention on processors takes two to nine times as long as the one in float32 (torch
-2.13, AMD EPYC), up to 40 % of a training step. All else of the step gains from bfloat16.
+2.13, AMD EPYC), up to 40 % of a training step. The rest of the step is faster in bfloat16.
 """
 
 from typing import Any
@@ -17,10 +17,9 @@ NAME = "float32_sdpa"
 
 
 def attend_in_float32(model: Any) -> bool:
-    """Has a model of transformers widen queries, keys and values before its attention, and narrow what comes out.
+    """Makes a transformers model compute its attention in float32 and return it in the dtype of the queries.
 
-    Only architectures that attend by torch's ``scaled_dot_product_attention``, looked up in the registry of
-    transformers, are changed.
+    Changes only architectures that take torch's ``scaled_dot_product_attention`` from the registry of transformers.
 
     Returns:
         Whether the model was changed.
@@ -31,10 +30,10 @@ def attend_in_float32(model: Any) -> bool:
     if getattr(model.config, "_attn_implementation", None) != "sdpa":
         return False
     AttentionInterface.register(NAME, _attention)
-    # Unknown to the masks, it would be left without one.
+    # An implementation that the mask registry does not know would get no mask.
     AttentionMaskInterface.register(NAME, sdpa_mask)
     with quiet():
-        # Warns, and changes nothing, where an architecture does not take its attention from the registry.
+        # For an architecture that does not use the registry, this warns and changes nothing.
         model.set_attn_implementation(NAME)
     return bool(model.config._attn_implementation == NAME)
 
@@ -46,7 +45,7 @@ def _attention(
 
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
-    # Autocast would narrow them again.
+    # Autocast would convert them back to bfloat16.
     with torch.autocast(query.device.type, enabled=False):
         output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **options)
     return output.to(query.dtype), None

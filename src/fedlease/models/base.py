@@ -1,4 +1,4 @@
-"""Base models and tokenisers, loaded once; the heads and adaptable modules of a base."""
+"""Loading base models and tokenisers; the heads and adaptable modules of a base model."""
 
 import os
 import re
@@ -34,8 +34,8 @@ KNOWN_TARGETS = (
     ("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v"),
     ("c_attn",), ("Wqkv",), ("qkv_proj",), ("query_key_value",), ("in_proj",),
 )  # fmt: skip
-"""Names of the query and value projections in the architectures of transformers, and of those that compute them
-together with the key; the first that occurs is taken."""
+"""Names of the query and value projections, or of joint projections with the key, in the architectures of transformers.
+The first entry whose names all occur in a model is used."""
 
 
 VOCABULARY = re.compile(r"tokenizer\.json|tekken\.json|vocab.*|bpe\.codes|.*\.(model|tiktoken)")
@@ -48,12 +48,12 @@ class BaseModel:
 
     Attributes:
         model: a sequence classifier, whose own head is replaced per client, or a causal language model.
-        head_modules: names of the modules that are not part of the pretrained body; none of a language model, whose
-            output layer is pretrained.
-        revision: commit it was loaded from, for a hub model.
-        placed: whether it is on its device already and cannot be moved: a quantised one.
-        warnings: what is worth knowing of its weights.
-        kind: the class of models that it belongs to.
+        head_modules: names of the modules that are not pretrained; empty for a language model, whose output layer is
+            pretrained.
+        revision: commit of a hub model.
+        placed: whether the model is on its device and cannot be moved, as quantised models are.
+        warnings: about its weights.
+        kind: class of the model.
     """
 
     model: nn.Module
@@ -65,10 +65,10 @@ class BaseModel:
 
 
 def load_tokenizer(source: ModelSource, task: str = "classification") -> Any:
-    """The model's tokenizer with the padding that the model needs; never runs code of the model's repository.
+    """Loads a model's tokenizer, with the padding that the model needs; never runs code of the model's repository.
 
     Raises:
-        ModelError: it cannot be had, knows no words, or lacks a token that the task needs.
+        ModelError: the tokenizer cannot be loaded, has no vocabulary, or lacks a token that the task needs.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -82,12 +82,12 @@ def load_tokenizer(source: ModelSource, task: str = "classification") -> Any:
         if not source.is_hub and not any(map(VOCABULARY.fullmatch, os.listdir(source.location))):
             raise no_tokenizer(source) from error
         raise unavailable(source, "tokenizer", error) from error
-    # Without files transformers makes a tokenizer to which every word is unknown. One of bytes needs no vocabulary.
+    # Without files, transformers makes a tokenizer that knows no word. A byte-level one needs no vocabulary.
     needed = VOCABULARY if tokenizer.vocab_files_names else re.compile(r"tokenizer_config\.json")
     if not words or not any(map(needed.fullmatch, files)):
         raise no_tokenizer(source)
     if writes and tokenizer.eos_token is None:
-        check_causal(source, config, task)  # an encoder needs no end token, and cannot write whatever it has
+        check_causal(source, config, task)  # says first that an encoder cannot generate text
         raise ModelError(f"model {source.name!r}: its tokenizer has no end token, so no answer would ever end")
     set_padding(tokenizer, config, writes=writes)
     if tokenizer.pad_token is None:
@@ -106,22 +106,22 @@ def load_base(
     checkpointing: bool = False,
     device: str = "cpu",
 ) -> BaseModel:
-    """Loads the base once, in evaluation mode, without gradients.
+    """Loads a base model in evaluation mode, without gradients.
 
     Args:
-        source: where it comes from.
+        source: of the model.
         dtype: ``float32`` or ``bfloat16``.
         dropout: whether the base keeps its dropout probabilities.
-        tokenizer: whose tokens the model must have embeddings for, and whose padding it takes; None leaves both.
+        tokenizer: must fit the model's embeddings, and gives the model its padding; None skips both.
         task: name of the task, which decides on the class of the model.
-        quantisation: how the frozen weights are packed, see :mod:`fedlease.models.quantise`.
-        checkpointing: whether training computes activations anew in the backward pass, which saves memory.
-        device: where it will compute. A quantised base is put there, others are loaded on the CPU and moved later.
+        quantisation: of the frozen weights, see :mod:`fedlease.models.quantise`.
+        checkpointing: whether the backward pass recomputes activations, which saves memory.
+        device: of the computation. A quantised model is loaded there, others on the CPU, to be moved later.
 
     Raises:
-        ModelError: it cannot be had, its weights do not fit its configuration or tokenizer, or it is of another kind
-            than the task needs.
-        MissingPackageError: the package of a quantisation is not installed.
+        ModelError: the model cannot be loaded, its weights do not fit its configuration or tokenizer, or the task needs
+            another kind of model.
+        MissingPackageError: the package for quantisation is not installed.
     """
     import transformers
 
@@ -147,7 +147,7 @@ def load_base(
                 **source.pretrained,
                 config=config,
                 dtype=getattr(torch, dtype),
-                # Other shapes in the body are refused below, with their numbers; a head is drawn anew anyway.
+                # Other shapes in the body are refused below, with their numbers; heads are initialised by us.
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **extra,
@@ -155,7 +155,7 @@ def load_base(
     except InputError:
         raise
     except Exception as error:
-        # Whatever it is: a package that is missing, an unknown quantisation, shapes, a damaged file.
+        # Such as a missing package, an unknown quantisation, wrong shapes, or a damaged file.
         raise unavailable(source, "model", error) from error
     model.requires_grad_(False)
     model.eval()
@@ -186,7 +186,7 @@ def load_base(
 
 
 def new_head_modules(base: BaseModel, num_labels: int) -> dict[str, nn.Module]:
-    """Head modules of the base's architecture for another number of labels, in float32, all values zero."""
+    """Makes head modules of the model's architecture for a number of labels, in float32, with all values 0."""
     import transformers
 
     if not base.head_modules:
@@ -199,12 +199,14 @@ def new_head_modules(base: BaseModel, num_labels: int) -> dict[str, nn.Module]:
     for module in modules.values():
         module.to_empty(device="cpu").requires_grad_(False).eval()
         for tensor in (*module.parameters(), *module.buffers()):
-            tensor.zero_()  # memory that was never written may hold anything, NaN too
+            tensor.zero_()  # uninitialised memory may even hold NaN
     return modules
 
 
 def initial_head(modules: Mapping[str, nn.Module], seed: int, std: float = 0.02) -> dict[str, Tensor]:
-    """The common start of all heads with one label count: weights normal with deviation ``std``, biases 0, norms 1."""
+    """The initial values of all heads with one number of labels: weights are normal with standard deviation ``std``,
+    biases 0, and weights of norms 1.
+    """
     tensors: dict[str, Tensor] = {}
     for module_name, module in modules.items():
         for path, parameter in module.named_parameters():
@@ -220,15 +222,15 @@ def initial_head(modules: Mapping[str, nn.Module], seed: int, std: float = 0.02)
 def target_shapes(
     base: BaseModel, target_modules: Sequence[str] | None, r: int | Mapping[str, int]
 ) -> dict[str, tuple[int, int]]:
-    """Adapted module -> (in features, out features).
+    """The adapted modules: path -> (in features, out features).
 
     Args:
-        target_modules: name endings; None takes query and value projections.
+        target_modules: endings of names; None adapts query and value projections.
         r: rank, or client -> rank.
 
     Raises:
-        ModelError: an ending matches no linear module (the message lists those that exist), or the rank is larger than
-            the smaller side of a module.
+        ModelError: no linear module has such an ending (the message lists the existing ones), or the rank is larger
+            than the smaller side of a module.
     """
     heads = tuple(f"{head}." for head in base.head_modules)
     found = {name: _sides(module) for name, module in base.model.named_modules()}

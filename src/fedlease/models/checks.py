@@ -1,4 +1,4 @@
-"""Checks of a base model: weights that fit its configuration, a tokenizer that fits its vocabulary."""
+"""Checks that a model's weights fit its configuration, and that its tokenizer fits its embeddings."""
 
 import difflib
 import re
@@ -21,11 +21,11 @@ __all__ = [
 ]
 
 LONG = 300
-"""Characters of another library's message that are repeated."""
+"""Number of characters of another library's message that an error quotes."""
 
 
 def unavailable(source: ModelSource, part: str, error: Exception) -> ModelError:
-    """One sentence for whatever keeps transformers from loading a part of a model."""
+    """The error for a part of a model that transformers cannot load, in one sentence."""
     reason = " ".join(str(error).split())
     if not isinstance(error, OSError | ValueError | ImportError | RuntimeError) or not reason:
         reason = f"{type(error).__name__} {reason}".strip()
@@ -40,7 +40,7 @@ def unavailable(source: ModelSource, part: str, error: Exception) -> ModelError:
 
 
 def no_tokenizer(source: ModelSource) -> ModelError:
-    """One sentence for a model without a vocabulary of its tokenizer."""
+    """The error for a model without a tokenizer's vocabulary."""
     return ModelError(
         f"model: {source.location} holds no tokenizer (no tokenizer.json, no vocabulary); save the model's own beside "
         "it: tokenizer.save_pretrained(folder)"
@@ -48,7 +48,11 @@ def no_tokenizer(source: ModelSource) -> ModelError:
 
 
 def check_causal(source: ModelSource, config: Any, task: str) -> None:
-    """A body without a trained output layer cannot write, and neither can an encoder, though classes exist for it."""
+    """Checks that a checkpoint is a causal language model with a trained output layer.
+
+    Raises:
+        ModelError: it is not, although transformers has a class that would load it.
+    """
     architectures = getattr(config, "architectures", None) or []
     if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         kind = ", ".join(architectures) or type(config).__name__
@@ -59,16 +63,16 @@ def check_causal(source: ModelSource, config: Any, task: str) -> None:
 
 
 def check_packed(source: ModelSource, packed: Any, quantisation: str, device: str) -> None:
-    """Refuses a checkpoint that is quantised already, by the ``quantization_config`` that it has.
+    """Checks that a checkpoint that is quantised can be used, by its ``quantization_config``.
 
     Raises:
-        ModelError: it is to be quantised once more, or is in 4 bits and the device is a CPU.
+        ModelError: the settings ask to quantise it again, or it has 4 bits and the device is a CPU.
     """
     content = packed if isinstance(packed, Mapping) else packed.to_dict()
     method = content.get("quant_method", "an unnamed method")
     if quantisation != "none":
         raise ModelError(
-            f"base.quantisation: {quantisation!r} cannot be had of {source.name!r}, which is quantised already "
+            f"base.quantisation: {quantisation!r} is not possible for {source.name!r}, which is already quantised "
             f"({getattr(method, 'value', method)})"
         )
     # See fedlease.models.quantise for why.
@@ -81,18 +85,18 @@ def check_packed(source: ModelSource, packed: Any, quantisation: str, device: st
 def untrained_modules(
     source: ModelSource, model: nn.Module, info: Mapping[str, Iterable[Any]], heads: Collection[str]
 ) -> tuple[str, ...]:
-    """Modules of the body that the checkpoint has no weights for and that begin with the head: poolers.
+    """Finds the poolers that the checkpoint has no weights for; they are initialised and trained with the head.
 
-    Checkpoints of masked language models have none, since nothing in their training uses one.
+    Checkpoints of masked language models have no pooler, since their training does not use one.
 
     Args:
         info: transformers' ``output_loading_info``.
         heads: names of the model's head modules.
 
     Raises:
-        ModelError: the checkpoint lacks other weights, has them in other shapes, or holds some that belong to the body
-            and have no place in it. Each would be passed over: the model would compute with values drawn at random,
-            others in every process, or without a part of itself.
+        ModelError: the checkpoint lacks other weights, has some in other shapes, or has weights of the body that the
+            model leaves out. transformers only warns, and the model would compute with random values, different in
+            every process, or without a part of itself.
     """
     lacking = {str(name) for name in info["missing_keys"] if not _within(str(name), heads)}
     poolers = {name[: found.end()] for name in lacking if (found := re.search(r"(^|\.)pooler(?=\.)", name))}
@@ -119,11 +123,15 @@ def untrained_modules(
 
 
 def check_tokenizer(source: ModelSource, model: nn.Module, tokenizer: Any) -> None:
-    """Raises :class:`ModelError` where the tokenizer has ids that the model has no embedding for."""
+    """Checks that the model has an embedding for every id of the tokenizer.
+
+    Raises:
+        ModelError: it has fewer.
+    """
     try:
         embedding = model.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):
-        return  # a model that hashes what it reads has no such table
+        return  # a model that hashes its input has no embeddings
     rows = getattr(embedding, "num_embeddings", None)
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if rows is not None and largest >= rows:
@@ -134,15 +142,15 @@ def check_tokenizer(source: ModelSource, model: nn.Module, tokenizer: Any) -> No
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:
-    """Tokens that a model can read: its positions, or what its tokenizer allows where that is less."""
+    """The largest number of tokens that a model can read, by its positions and by its tokenizer."""
     config = model.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
-    # A tokenizer that knows no limit states an astronomical one; XLNet's -1 positions mean that there is none.
+    # A tokenizer without a limit states an astronomical one; XLNet's -1 positions mean no limit.
     limit = int(tokenizer.model_max_length)
     if isinstance(positions, int) and positions > 0:
         limit = min(limit, positions)
     for name, module in model.named_modules():
-        # RoBERTa and its kin count positions from the one behind the padding's.
+        # RoBERTa and similar models count positions from the one after the padding's.
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             limit = min(limit, len(module.weight) - int(module.padding_idx) - 1)
     return limit
@@ -153,7 +161,7 @@ def _within(name: str, modules: Iterable[str]) -> bool:
 
 
 def _left_out(model: nn.Module, names: Iterable[str], heads: Iterable[str]) -> list[str]:
-    """Those of the tensors not taken that are part of the body: of a layer beyond the last, or a bias left out."""
+    """The unexpected tensors of the body, which belong to a layer beyond the last or are a bias without a place."""
     known_names = {known for known in model.state_dict() if not _within(known, heads)}
     kinds, modules = {_numberless(known) for known in known_names}, dict(model.named_modules())
 
@@ -165,7 +173,7 @@ def _left_out(model: nn.Module, names: Iterable[str], heads: Iterable[str]) -> l
         beyond = name != _numberless(name) and _numberless(name) in kinds
         return beyond or (owner is not None and leaf in owner._parameters and owner._parameters[leaf] is None)
 
-    # A checkpoint of the body alone names its tensors without the body.
+    # A checkpoint of the body alone names its tensors without the prefix.
     stem = getattr(model, "base_model_prefix", "")
     return [name for name in names if belongs(name) or belongs(f"{stem}.{name}")]
 

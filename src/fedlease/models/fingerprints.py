@@ -1,4 +1,4 @@
-"""Fingerprints of a base model and its tokenizer: of files, which a run folder keeps, and of content, over Flower."""
+"""Fingerprints of a base model and its tokenizer: of files, for run folders, and of content, for Flower."""
 
 import hashlib
 import json
@@ -24,16 +24,16 @@ READ = re.compile(
     r"(generation_|tokenizer_)?config\.json|tokenizer.*\.json|added_tokens\.json|special_tokens_map\.json|.*\.index\.json"
     r"|vocab.*|merges\.txt|bpe\.codes|tekken\.json|chat_template.*|.*\.(model|tiktoken|jinja)"
 )
-"""Names of the files that transformers reads of a base's folder beside the weights."""
+"""Names of the files besides weights that transformers reads in a model's folder."""
 
 PROBES = ("The scan, 3.5 mm: clear?", " na\u00efve  \u2603\n\u6f22\u5b57 ", "I'LL pay #7 @ 10%")
-"""Texts whose ids distinguish tokenizers of one vocabulary."""
+"""Texts that tokenizers with the same vocabulary may split differently."""
 
 
 def file_prints(source: ModelSource, *, weights: bool = True) -> dict[str, str]:
-    """SHA-256 of every file of a base that is read, weights, configuration and tokenizer, by name.
+    """SHA-256 of every file that is read for a base model (weights, configuration, tokenizer), by name.
 
-    A model of the hub has been loaded before. Files of ``weights`` take a second per gigabyte or so.
+    A hub model must have been loaded before. Weights take about a second per gigabyte.
     """
     folder = model_folder(source)
     return {name: _sha256(folder / name) for name in _names(folder, weights=weights)}
@@ -42,27 +42,27 @@ def file_prints(source: ModelSource, *, weights: bool = True) -> dict[str, str]:
 def check_files(
     out: Path, source: ModelSource, expected: Any, *, weights: bool = True, found: Mapping[str, str] | None = None
 ) -> None:
-    """Compares a base with what a run was trained on.
+    """Checks that a base model is the one that a run was trained on.
 
     Args:
         out: run folder, for the message.
-        source: where the model is now.
-        expected: what :func:`file_prints` gave when the run began, from ``environment.json``.
-        weights: whether files of weights too.
-        found: as of :func:`file_prints`, where it is known already; else files are read.
+        source: of the model now.
+        expected: result of :func:`file_prints` at the start of the run, from ``environment.json``.
+        weights: whether to check files of weights, too.
+        found: result of :func:`file_prints` now; None reads the files.
 
     Raises:
-        RunFolderError: a file is another one, is missing or new; or the run folder names no files.
-        ModelError: a file of the hub cannot be had.
+        RunFolderError: a file has changed, is missing or new; or the run folder names no files.
+        ModelError: a file cannot be loaded from the hub.
     """
-    # Names are of files in the base's own folder, never paths, also where somebody else wrote them.
+    # Names must be file names, never paths: somebody else may have written the run folder.
     if not isinstance(expected, Mapping) or not expected or not all(map(_is_read, expected)):
         raise RunFolderError(f"{out}: environment.json is damaged: it names no files of the base model")
     wanted = {name: mark for name, mark in expected.items() if weights or not WEIGHTS.fullmatch(str(name))}
     if found:
         found = {name: mark for name, mark in found.items() if weights or not WEIGHTS.fullmatch(name)}
     elif source.is_hub:
-        # A commit of the hub does not change; which of its files lie here depends on who fetched them.
+        # A commit on the hub does not change, but which of its files are in the cache does.
         found = {}
         for name in wanted:
             try:
@@ -80,10 +80,10 @@ def check_files(
 
 
 def fingerprint(base: "BaseModel", tokenizer: Any) -> str:
-    """SHA-256 over all weights of a base but its head's, and over what the tokenizer does.
+    """SHA-256 of a model's weights and of its tokenizer's behaviour, which server and nodes compare.
 
-    Does not depend on the form of the files, nor on the versions of the libraries that read them: it is what server
-    and nodes compare. The head of a classifier is left out: it is drawn anew for every client.
+    Does not depend on the format of the files or on versions of libraries. The head of a classifier is left out, since
+    every client initialises its own.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(base.model.named_parameters()):
@@ -114,7 +114,7 @@ def _is_read(name: Any) -> bool:
 
 def _names(folder: Path, *, weights: bool) -> Iterable[str]:
     files = sorted(path.name for path in folder.iterdir() if _is_read(path.name) and path.is_file())
-    # Where there are both, transformers reads safetensors.
+    # If a folder has both formats, transformers reads safetensors.
     weight_files = [name for name in files if name.endswith(".safetensors")] or [
         n for n in files if WEIGHTS.fullmatch(n)
     ]

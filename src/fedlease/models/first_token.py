@@ -1,7 +1,7 @@
-"""The last layer of a classifier that reads the first token alone: it is computed for that token alone.
+"""Computing the last layer for the first token only, in classifiers whose head reads only that token.
 
-Behind the attention of the last layer tokens no longer meet, so that what the others become there reaches neither
-logits nor gradients. Leaving it out changes nothing but rounding, since products of fewer rows round otherwise.
+After the attention of the last layer, tokens do not interact, so the other tokens affect neither logits nor gradients.
+Leaving them out only changes rounding, as matrix products of fewer rows round differently.
 """
 
 from collections.abc import Collection, Iterator
@@ -16,8 +16,8 @@ from fedlease.errors import ModelError
 __all__ = ["first_token_alone", "with_first_token"]
 
 READ_FIRST = ("bert", "camembert", "data2vec-text", "electra", "ernie", "roberta", "xlm-roberta")
-"""Types of models of transformers whose classifiers read the first token, and whose layers end, after
-``attention.output``, with modules that look at every token by itself."""
+"""Model types of transformers whose classifiers read the first token, and in whose layers every module after
+``attention.output`` treats each token separately."""
 
 
 def with_first_token(settings: Settings, model: Any, targets: Collection[str]) -> tuple[Settings, dict[str, str]]:
@@ -29,11 +29,11 @@ def with_first_token(settings: Settings, model: Any, targets: Collection[str]) -
         targets: paths of the modules that are adapted.
 
     Returns:
-        The settings with true or false, and, where they said ``auto``, the key -> what it became and why.
+        The settings with true or false; and for ``auto``, the key -> the value and its reason.
 
     Raises:
-        ModelError: they say true, and the head reads more than the first token, or an adapter behind the last attention
-            would miss tokens: its dropout draws for all, and experts are counted over all.
+        ModelError: the setting is true, but the head reads more than the first token, or a module after the last
+            attention is adapted: its dropout and the counts of experts would miss tokens.
     """
     asked, train = settings.base.skip_unread, settings.train
     if asked is False:
@@ -44,7 +44,7 @@ def with_first_token(settings: Settings, model: Any, targets: Collection[str]) -
             raise ModelError(f"base.skip_unread: must be false or auto for {settings.model!r}: {reason}")
         return settings, {}
     if train.gradient_checkpointing:
-        reason = "train.gradient_checkpointing computes all tokens anew"
+        reason = "train.gradient_checkpointing recomputes all tokens"
     elif train.base_dropout:
         reason = "train.base_dropout draws for every token, and other numbers are more than rounding"
     because = reason or "the head reads the first token alone"
@@ -54,7 +54,7 @@ def with_first_token(settings: Settings, model: Any, targets: Collection[str]) -
 
 
 def _all_read(model: Any, targets: Collection[str]) -> str:
-    """Why nothing may be left out of a model; empty if the last layer may be computed for the first token alone."""
+    """The reason why the last layer needs all tokens; empty if the first one is enough."""
     config = model.config
     kind, classifies = config.model_type, type(model).__name__.endswith("ForSequenceClassification")
     if kind not in READ_FIRST or not classifies or config.is_decoder or config.chunk_size_feed_forward:
@@ -72,9 +72,9 @@ def _all_read(model: Any, targets: Collection[str]) -> str:
 
 @contextmanager
 def first_token_alone(model: Any) -> Iterator[None]:
-    """While open, a model of which :func:`with_first_token` allows it computes only what its head reads.
+    """Within the context, the model's last layer computes only the first token.
 
-    Its hidden states must not be asked for.
+    :func:`with_first_token` must have allowed it, and ``output_hidden_states`` must not be set.
     """
     handle = _last_layer(model).attention.output.register_forward_pre_hook(_first)
     try:

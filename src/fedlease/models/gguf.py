@@ -1,4 +1,4 @@
-"""GGUF files as folders that transformers reads: converted once into the assets cache of the hub library."""
+"""Conversion of GGUF files to folders that transformers reads, once, in the assets cache of ``huggingface_hub``."""
 
 import hashlib
 import importlib.util
@@ -10,16 +10,16 @@ from fedlease.files import new_folder
 __all__ = ["CONVERT", "converted"]
 
 CONVERT = "pip install 'fedlease[generation]'"
-"""Installs what the conversion needs."""
+"""Command that installs the packages for the conversion."""
 
 FORM = 1
-"""Counts changes of what is written."""
+"""Version of the conversion; a new one converts again."""
 
 
 def converted(name: str, file: Path) -> Path:
-    """The folder with the file's weights as bfloat16 safetensors, its configuration and its tokenizer.
+    """The folder with the weights as bfloat16 safetensors, the configuration and the tokenizer of a GGUF file.
 
-    Takes half a minute the first time; the folder is named after the content of the file.
+    The first call takes half a minute; the folder's name depends on the content of the file.
 
     Raises:
         MissingPackageError: the package that reads GGUF is not installed.
@@ -29,7 +29,7 @@ def converted(name: str, file: Path) -> Path:
 
     try:
         with file.open("rb") as stream:
-            # The header, with every tensor's name and place, and the size distinguish files.
+            # The header, with the name and offset of every tensor, and the size identify the file.
             digest = hashlib.sha256(stream.read(1 << 20) + str(file.stat().st_size).encode()).hexdigest()[:16]
         parent = cached_assets_path(library_name="fedlease", namespace="models", subfolder=name)
         folder = parent / f"{digest}-{FORM}"

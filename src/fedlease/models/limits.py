@@ -1,4 +1,4 @@
-"""How long rows and answers may be for a base model to read them."""
+"""Lengths of rows and answers that fit a base model."""
 
 from fedlease.config.precedence import is_stated
 from fedlease.config.settings import Settings
@@ -9,10 +9,10 @@ __all__ = ["fitted_lengths"]
 
 
 def fitted_lengths(settings: Settings, limit: int) -> tuple[Settings, tuple[str, ...]]:
-    """Settings with lengths that a model can read, and notes about presets and defaults that gave way.
+    """The settings with lengths that a model can read, and notes about presets and defaults that were lowered.
 
     Raises:
-        ConfigError: the lengths that the user gives are more than the model can read.
+        ConfigError: the user's own lengths exceed what the model can read.
     """
     rows, answers = settings.data.max_tokens, settings.generation.max_new_tokens
     writes = task_facts(settings.task).model.writes

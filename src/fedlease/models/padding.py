@@ -1,4 +1,4 @@
-"""Padding that changes no prediction: which side it goes to, which id it has, and which rows may share a batch."""
+"""Padding that does not change predictions: its side, its id, and the rows that may share a batch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +10,19 @@ __all__ = ["groups_of", "set_padding", "use_padding_of"]
 
 
 def set_padding(tokenizer: Any, config: Any, *, writes: bool) -> None:
-    """Gives a tokenizer the padding that its model needs, whatever was saved with it.
+    """Sets the padding that a model needs in its tokenizer, whatever was saved with it.
 
-    Rows that are classified begin at the first place, from which positions are counted, unless the classifier reads the
-    last place, as XLNet's does. Prompts end at the last place, where their answers begin. Rows that are too long are
-    cut on the right.
+    Rows to classify are padded on the right, since positions are counted from the first token, unless the classifier
+    reads the last token, as XLNet's does. Prompts are padded on the left, since answers follow their last token. Rows
+    that are too long are cut on the right.
 
     Args:
-        tokenizer: is changed; without a padding token it keeps none if it has no other special token to take.
-        writes: whether the model continues prompts.
+        tokenizer: is changed. If it has no padding token, another special token serves, if there is one.
+        config: of the model.
+        writes: whether the model generates text.
     """
     if tokenizer.pad_token is None:
-        # An encoder-decoder classifier looks for end tokens, so padding must not be one.
+        # An encoder-decoder classifier searches for end tokens, so padding must not be one.
         kinds = ("unk_token", "bos_token") if getattr(config, "is_encoder_decoder", False) else ()
         found = [token for kind in (*kinds, "eos_token") if (token := getattr(tokenizer, kind, None))]
         tokenizer.pad_token = found[0] if found else None
@@ -31,10 +32,10 @@ def set_padding(tokenizer: Any, config: Any, *, writes: bool) -> None:
 
 
 def use_padding_of(tokenizer: Any, model: Any) -> None:
-    """Has a loaded model take the tokenizer's padding for padding, and end answers where the tokenizer ends texts.
+    """Sets the padding and end tokens of a loaded model to those of its tokenizer.
 
-    The embedding keeps what it was built with: RoBERTa counts positions from the id that it was trained with.
-    Of the settings for generation only special tokens stay: a repetition penalty would count padding too.
+    The embedding keeps its own padding index, from which RoBERTa counts positions. Other settings for generation are
+    dropped: a repetition penalty, for one, would count padding.
     """
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = int(tokenizer.pad_token_id)
@@ -51,10 +52,10 @@ def use_padding_of(tokenizer: Any, model: Any) -> None:
 
 
 def groups_of(config: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Places of the rows that may share a batch, group by group.
+    """Indices of the rows that may share a batch, for each group.
 
-    Encoder-decoder classifiers (BART, T5) read a row at its last end token and take as many of these in every row of a
-    batch; a text may hold any number. Every other model has one group. ``input_ids`` are (b, tokens).
+    Encoder-decoder classifiers (BART, T5) read a row at its last end token, and need the same number of end tokens in
+    every row of a batch. All other models have one group. ``input_ids`` are (b, tokens).
     """
     ids = inputs["input_ids"]
     if not getattr(config, "is_encoder_decoder", False):

@@ -1,4 +1,4 @@
-"""Frozen bases in 8 or 4 bits; adapters and routers stay in float32."""
+"""Frozen base models in 8 or 4 bits; adapters and routers stay in float32."""
 
 import importlib.util
 from typing import Any
@@ -12,15 +12,16 @@ __all__ = ["quantisation_config"]
 
 
 def quantisation_config(quantisation: Quantisation, dtype: str, device: str) -> Any:
-    """The ``quantization_config`` for transformers' ``from_pretrained``; weights are packed while they load.
+    """The ``quantization_config`` for transformers' ``from_pretrained``, which quantises weights while it loads them.
 
     Args:
         quantisation: ``int8`` (LLM.int8) or ``nf4`` (4-bit normal floats).
-        dtype: type of products with 4-bit weights.
+        dtype: of products with 4-bit weights.
+        device: of the computation.
 
     Raises:
         MissingPackageError: bitsandbytes is not installed.
-        ConfigError: it cannot be done on this device.
+        ConfigError: the device does not support it.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         what, command = f"base.quantisation {quantisation!r}", "pip install 'fedlease[quantised]'"

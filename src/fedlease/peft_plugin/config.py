@@ -27,28 +27,28 @@ class FedLeaseConfig(PeftConfig):
         num_experts: M, at least 1.
         own_expert: in 0 .. M - 1.
         target_modules: name endings, or a regular expression; None takes PEFT's LoRA default for the architecture.
-        exclude_modules: left out although ``target_modules`` matches.
+        exclude_modules: not adapted although ``target_modules`` matches.
         mixer: ``top_m`` (paper, phase 2); ``softmax`` over all experts; ``scalar`` (M = 2, one learned weight per
             module); ``instance`` (M = 2, one weight per input, by its similarity to ``anchor``); ``sum`` (all of them,
             weight 1 each); ``core`` (M = 1, a matrix of r x r between A and B, which starts at 0); ``heads`` (all of
             them, a matrix and a scale in each); ``diagonal`` (M = 1, directions of length 1 and a scale for each, which
             starts at 0); ``sparse`` (M = 1, and beside it sparse differences to the frozen weights, which start at 0);
-            or ``none`` for M = 1: plain LoRA. With one expert ``top_m`` and ``softmax`` are that too: there is no
+            or ``none`` for M = 1: plain LoRA. With one expert, ``top_m`` and ``softmax`` are plain LoRA, too, without a
             router.
         top_k: router slots kept; None keeps M.
         renormalise: whether kept weights are scaled to sum 1.
         blend: in [0, 1], largest weight of expert 1 under ``instance``.
-        density: under ``sparse`` the share of a module's weights that have a difference, in (0, 1].
-        places: seed that their positions are drawn from, at least 0.
-        anchor: mean direction that inputs are compared with under ``instance``; None lets expert 0 work alone.
+        density: under ``sparse``, the share of a module's weights that have a difference, in (0, 1].
+        places: seed of their positions, at least 0.
+        anchor: mean direction that inputs are compared with under ``instance``; None uses expert 0 alone.
         modules_to_save: further modules that are trained and saved, such as a classifier.
         layers_to_transform: only these layer numbers.
-        layers_pattern: name of the layer list, where ``layers_to_transform`` needs it.
-        init_weights: whether B starts at zero, so that a fresh adapter changes nothing; False draws the B of every
-            expert at random, as PEFT's own tests ask for.
+        layers_pattern: name of the layer list, if ``layers_to_transform`` needs it.
+        init_weights: whether B starts at 0, so that a new adapter changes nothing; False draws every B at random, which
+            PEFT's own tests need.
 
     Raises:
-        ValueError: values are out of range, or of another kind; a line for each names the parameter and the value.
+        ValueError: values have a wrong type or are out of range; each line names a parameter and its value.
     """
 
     r: int = 8
@@ -81,7 +81,7 @@ class FedLeaseConfig(PeftConfig):
             raise ValueError("\n".join(faults))
 
     def _wrong_kinds(self) -> list[str]:
-        """Values of a wrong type, as in a file that someone else wrote."""
+        """Faults of values with a wrong type, as a file by someone else may have."""
         anchor = self.anchor
         whole = anchor is None or (isinstance(anchor, list) and all(map(_is_number, anchor)))
         faults = [] if whole else [f"anchor must be None or a list of finite numbers, received {anchor!r}"]

@@ -15,16 +15,16 @@ __all__ = ["export_expert"]
 
 
 def export_expert(model: PeftModel, expert: int, folder: Path, adapter_name: str = "default") -> None:
-    """Writes one expert of a mixture, with its trained classifier (``modules_to_save``) where there is one.
+    """Writes one expert of a mixture, with its trained classifier (``modules_to_save``) if there is one.
 
     Args:
         model: with a FEDLEASE adapter.
         expert: in 0 .. M - 1.
-        folder: made when missing.
-        adapter_name: the name of the mixture in ``model``.
+        folder: is made if it does not exist.
+        adapter_name: name of the mixture in ``model``.
 
     Raises:
-        ValueError: the adapter is not a FEDLEASE adapter, or there is no such expert.
+        ValueError: the adapter is not a FEDLEASE adapter, or has no such expert.
     """
     config = model.peft_config[adapter_name]
     if not isinstance(config, FedLeaseConfig):

@@ -1,4 +1,4 @@
-"""A whole model, mixture and router included, as a folder that ``PeftModel.from_pretrained`` reads, and back."""
+"""Writing and reading a whole model, with mixture and router, as a folder for ``PeftModel.from_pretrained``."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,9 +26,9 @@ def write_adapter(
     """Writes ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Args:
-        folder: made when missing.
-        model: without candidates; its head, where it has one, is saved with it.
-        base: the model that it adapts, with or without adapters in it.
+        folder: is made if it does not exist.
+        model: without candidates; its head is saved, too, if it has one.
+        base: the adapted base model, with or without its adapters.
         head_modules: names of the base's head modules.
         config: further fields of the configuration, such as ``task_type``.
     """
@@ -43,7 +43,7 @@ def write_adapter(
     else:
         cast(LoraConfig, found).fan_in_fan_out = keeps_weights_transposed(base, set(model.spec.target_modules))
     stock = model.spec.mixer == "none"
-    # Copies: equal values that came in one message are one tensor, and safetensors refuses tensors that share memory.
+    # Copies, since safetensors refuses tensors that share memory, as equal tensors of one message do.
     named = {
         _key(TensorName.parse(name), stock): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -54,11 +54,11 @@ def write_adapter(
 
 
 def read_adapter(folder: Path) -> ClientModel:
-    """Reads what :func:`write_adapter` wrote, under our names.
+    """Reads a folder of :func:`write_adapter`, with our tensor names.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: a file is damaged, or of another PEFT method.
+        ValueError: a file is damaged or belongs to another PEFT method.
         SafetensorError: the weights are damaged.
     """
     config = PeftConfig.from_pretrained(str(folder))
@@ -93,7 +93,7 @@ def read_adapter(folder: Path) -> ClientModel:
 
 
 def _names(spec: AdapterSpec) -> Iterable[TensorName]:
-    """The tensor names of an adapter of this shape."""
+    """The tensor names of an adapter with this spec."""
     for module in spec.target_modules:
         yield TensorName(module, "G")
         for expert in range(spec.num_experts):
@@ -102,7 +102,7 @@ def _names(spec: AdapterSpec) -> Iterable[TensorName]:
 
 
 def _key(name: TensorName, stock: bool) -> str:
-    """The key that PEFT gives a tensor in a file; ``stock``: in the file of a plain LoRA adapter."""
+    """PEFT's key of a tensor in a file, which for ``stock`` is that of a plain LoRA adapter."""
     if name.module == HEAD:
         return PREFIX + name.kind
     if name.kind == "G":

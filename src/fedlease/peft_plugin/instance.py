@@ -1,4 +1,4 @@
-"""The mixer ``instance``: every input is weighed as a whole, by its similarity to the client's train rows."""
+"""The mixer ``instance``, with one weight per input, by its similarity to the client's train rows."""
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
@@ -42,16 +42,16 @@ def represent(
 
 @torch.no_grad()
 def directions_of(model: nn.Module, kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> Tensor:
-    """Directions of inputs in the last hidden state of a model as it is: (b, hidden), mean over tokens, length 1.
+    """Directions of inputs in a model's last hidden state, (b, hidden): the mean over tokens, scaled to length 1.
 
     Args:
-        model: a base model, whatever adapters its modules have.
+        model: a base model, with or without adapters.
         kwargs: named arguments of its forward pass.
         args: its other arguments.
     """
-    # A cache that is filled here would be filled twice, whatever its argument is called.
+    # A cache would be filled here and again by the pass itself. Its argument has several names.
     kwargs = {k: v for k, v in kwargs.items() if k != "logits_to_keep" and not isinstance(v, Cache)}
-    # The encoder of an encoder-decoder has read the whole input; its head may ask for more than a hidden state needs.
+    # The encoder of an encoder-decoder reads the whole input; the full model may need further arguments.
     config: Any = getattr(model, "config", None)
     body = cast(Any, model).get_encoder() if getattr(config, "is_encoder_decoder", False) else model
     known = inspect.signature(body.forward).parameters
@@ -61,7 +61,7 @@ def directions_of(model: nn.Module, kwargs: Mapping[str, Any], args: Sequence[An
         kwargs["use_cache"] = False
     mask = kwargs.get("attention_mask")
     if mask is not None and "position_ids" in known and "position_ids" not in kwargs and not mask[:, 0].all():
-        # Padded on the left: positions count from the first token of the text, as ``generate`` counts them.
+        # With padding on the left, positions count from the first token of the text, as in ``generate``.
         kwargs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     hidden = body(*args, **{**kwargs, "output_hidden_states": True, "return_dict": True}).hidden_states[-1]
     mask = hidden.new_ones(hidden.shape[:2]) if mask is None else mask

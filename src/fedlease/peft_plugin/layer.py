@@ -113,20 +113,20 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """Makes adapters active; of the active ones only own expert and router are trainable."""
+        """Activates adapters; only their own experts and routers are trainable."""
         super().set_adapter(adapter_names, inference_mode=inference_mode)
         self._freeze_foreign_experts()
 
     def set_requires_grad(self, adapter_names: Any, requires_grad: bool = True) -> None:
-        """Works as PEFT's, but experts of others stay frozen."""
+        """Works as in PEFT, but experts of other clusters stay frozen."""
         super().set_requires_grad(adapter_names, requires_grad)
         self._freeze_foreign_experts()
 
     def set_own_expert(self, own: int, adapter_name: str) -> None:
-        """Changes which expert is the client's own; it becomes trainable where the former one was.
+        """Changes the own expert, which becomes trainable if the former one was.
 
         Raises:
-            ValueError: not in 0 .. M - 1.
+            ValueError: ``own`` is not in 0 .. M - 1.
         """
         num_experts, former = self.fedlease_rules[adapter_name].num_experts, self.fedlease_own[adapter_name]
         if not 0 <= own < num_experts:
@@ -137,15 +137,15 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         self._freeze_foreign_experts()
 
     def stack_a(self, adapter_name: str) -> list[Tensor]:
-        """A of every expert, M times (r, in)."""
+        """A of every expert, each (r, in)."""
         return list(cast(nn.ParameterList, self.fedlease_A[adapter_name]))
 
     def stack_b(self, adapter_name: str) -> list[Tensor]:
-        """B of every expert, M times (out, r)."""
+        """B of every expert, each (out, r)."""
         return list(cast(nn.ParameterList, self.fedlease_B[adapter_name]))
 
     def stack(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """``[A_0; ...; A_{M-1}]``, with G below it where the router looks at tokens, and ``[B_0 ... B_{M-1}]``."""
+        """``[A_0; ...; A_{M-1}]``, followed by G if the router reads tokens, and ``[B_0 ... B_{M-1}]``."""
         if self.stacks is not None and adapter_name in self.stacks:
             return self.stacks[adapter_name]
         tall = self.stack_a(adapter_name)
@@ -159,7 +159,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         return found
 
     def restrict(self, experts: tuple[int, ...] | None, adapter_name: str) -> None:
-        """Sums just these experts, weight 1 each and without routing; None goes back to the mixer.
+        """Sums only these experts, with weight 1 each, instead of using the mixer; None restores it.
 
         Raises:
             ValueError: an expert is not in 0 .. M - 1.
@@ -189,12 +189,12 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
     def _add_experts(self, result: Tensor, x: Tensor, adapter_name: str) -> Tensor:
         rule, only = self.fedlease_rules[adapter_name], self.fedlease_restricted[adapter_name]
         stack, b = self.stack(adapter_name)
-        if x.dtype != b.dtype:  # PEFT's own check is slow beside one token's products
+        if x.dtype != b.dtype:  # checked here, since PEFT's check takes longer than the products of one token
             x = self._cast_input_dtype(x, b.dtype)
         dropped = None
         if self.training and isinstance(dropout := self.fedlease_dropout[adapter_name], nn.Dropout):
             dropped = dropout(x).reshape(-1, self.in_features)
-        # After dropout: the order in which x is used is that in which its gradients are summed.
+        # Computed after dropout, because the order of uses of x is the order in which gradients are summed.
         tokens = x.reshape(-1, self.in_features)
         seen = tokens if dropped is None else dropped
         if rule.mixer in ROUTER_ROWS and only is None:
@@ -210,7 +210,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
                 weights = mix(self.fedlease_router[adapter_name], rule, 0)  # (M,)
             else:
                 weights = mix(self._shares(x, hidden, rule), rule, 0)  # (tokens, M) or (1, M)
-        # Reentrant checkpointing runs its first pass without gradients, but in training mode.
+        # Reentrant checkpointing makes its first pass in training mode, without gradients.
         listener = None if self.training or torch.is_grad_enabled() else self.on_weights
         if listener is not None and rule.mixer not in UNWEIGHTED and only is None:
             listener(weights.expand(len(tokens), -1).view(*x.shape[:-1], -1))
@@ -221,7 +221,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         return flat.view_as(result)
 
     def _shares(self, x: Tensor, hidden: Tensor, rule: Rule) -> Tensor:
-        """Under the mixer ``instance`` the weight of expert 1: (tokens, 1), or (1, 1) where all inputs have the same.
+        """The weight of expert 1 under the mixer ``instance``: (tokens, 1), or (1, 1) if all inputs have the same.
 
         Args:
             x: (inputs, ..., in).
@@ -238,13 +238,13 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         if x.dim() < 2 or len(x) % len(shares):
             raise ValueError(
                 f"an adapted module receives {tuple(x.shape[:-1])} tokens for {len(shares)} inputs; inputs "
-                "can be weighed by themselves only where they come first in every adapted module"
+                "can have their own weights only if they are the first dimension in every adapted module"
             )
-        # Beams and several answers to one prompt stand side by side, as do the tokens of one input.
+        # Beams, several answers to one prompt, and tokens of one input are adjacent.
         return shares.repeat_interleave(len(hidden) // len(shares), 0)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused.
+        """Refuses to merge: weights of experts differ between tokens.
 
         Raises:
             ValueError: always; the message names the exporter.
@@ -252,7 +252,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
         raise ValueError(MERGE_REFUSED)
 
     def unmerge(self) -> None:
-        """Refused, like :meth:`merge`."""
+        """Refuses like :meth:`merge`."""
         raise ValueError(MERGE_REFUSED)
 
     def __repr__(self) -> str:
@@ -260,7 +260,7 @@ class FedLeaseLayer(nn.Module, BaseTunerLayer):
 
 
 def _features(module: nn.Module) -> tuple[int, int]:
-    """In and out features of a linear module, also of a quantised or foreign one."""
+    """In and out features of a linear module, quantised or of another library."""
     features: tuple[int | None, int | None] = (
         getattr(module, "in_features", None),
         getattr(module, "out_features", None),
@@ -268,7 +268,7 @@ def _features(module: nn.Module) -> tuple[int, int]:
     if isinstance(module, nn.Embedding | nn.modules.conv._ConvNd | nn.MultiheadAttention):
         features = (None, None)
     elif None in features:
-        with warnings.catch_warnings():  # PEFT warns of every type it does not know; the error below says more.
+        with warnings.catch_warnings():  # PEFT warns of unknown types; the error below says more.
             warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
             features = _get_in_out_features(module)
     if features[0] is None or features[1] is None:

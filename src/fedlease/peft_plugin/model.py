@@ -1,4 +1,4 @@
-"""The PEFT tuner of FEDLEASE: replaces linear modules by routed layers."""
+"""The PEFT tuner of FEDLEASE, which replaces linear modules by routed layers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,7 +34,7 @@ class FedLeaseModel(BaseTuner):
     _weighed = False
     _routed: dict[str, FedLeaseLayer] | None = None
     end_tokens: frozenset[int] = frozenset()
-    """Ids of the tokens that fill a row after its end, while ``generate`` runs."""
+    """Ids of the tokens that fill a row after its end, during ``generate``."""
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _create_and_replace(  # type: ignore[override]
@@ -62,7 +62,7 @@ class FedLeaseModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """Replaces a module as PEFT does for LoRA: matches devices alone; a base layer keeps its weights, if any.
+        """Replaces a module as PEFT does for LoRA: only devices are matched, and the base layer keeps its weights.
 
         ``BaseTuner`` copies ``child.weight``, which a classification head and some quantised layers do not have.
         """
@@ -78,7 +78,7 @@ class FedLeaseModel(BaseTuner):
 
     def routed_layers(self) -> dict[str, FedLeaseLayer]:
         """Module path in the base model -> routed layer, in the order of the forward pass."""
-        if self._routed is None:  # found once: a client's turn asks for them many times
+        if self._routed is None:  # searched once, since a client's turn needs them many times
             modules = self.model.named_modules()
             self._routed = {name: module for name, module in modules if isinstance(module, FedLeaseLayer)}
         return self._routed
@@ -90,7 +90,7 @@ class FedLeaseModel(BaseTuner):
         cast(FedLeaseConfig, self.peft_config[adapter_name]).own_expert = own
 
     def restrict(self, experts: tuple[int, ...] | None, adapter_name: str = "default") -> None:
-        """Restricts every layer of an adapter to these experts, with weight 1 each; None goes back to routing."""
+        """Restricts every layer of an adapter to these experts, with weight 1 each; None restores routing."""
         for layer in self._layers_of(adapter_name):
             layer.restrict(experts, adapter_name)
 
@@ -105,7 +105,7 @@ class FedLeaseModel(BaseTuner):
 
     def _weigh_instances(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Called before every forward pass of the base model."""
-        # Later tokens of a text that continues from a cache keep the weights of its beginning.
+        # Tokens that continue from a cache keep the weights of the text's beginning.
         cached = any(isinstance(v, Cache) and v.get_seq_length() > 0 for v in kwargs.values())
         if self.training or self._weighed or cached:
             return
@@ -128,7 +128,7 @@ class FedLeaseModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Refuses arguments that ``PeftModel`` passes here and then drops."""
+        """Refuses arguments that ``PeftModel`` would otherwise ignore."""
         given = [name for name in ("adapter_names", "alora_offsets") if kwargs.get(name) is not None]
         if given:
             raise ValueError(
@@ -138,9 +138,9 @@ class FedLeaseModel(BaseTuner):
         yield
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the base model's ``generate``, with inputs weighed by their prompts in every step.
+        """Calls the base model's ``generate``, with the weights of inputs computed from their prompts.
 
-        Experts are stacked once for all steps: no step changes a parameter.
+        Experts are stacked once for all steps, since no step changes a parameter.
         """
         model = cast(Any, self.model)
         sources = [kwargs, *(vars(c) for c in (kwargs.get("generation_config"), model.generation_config) if c)]
@@ -185,7 +185,7 @@ class FedLeaseModel(BaseTuner):
         return super().unload()
 
     def _layers_of(self, adapter_name: str) -> list[FedLeaseLayer]:
-        """Adapters of one model may sit on different modules."""
+        """The layers with an adapter; adapters of one model may be on different modules."""
         if adapter_name not in self.peft_config:
             raise ValueError(f"no adapter {adapter_name!r}, this model has {sorted(self.peft_config)}")
         return [layer for layer in self.routed_layers().values() if adapter_name in layer.fedlease_rules]

@@ -1,7 +1,7 @@
-"""Adds the PEFT type FEDLEASE: the one place that touches PEFT's private enum.
+"""Adds FEDLEASE to PEFT's enum of methods.
 
-``peft.utils.register_peft_method`` refuses names that are not in :class:`peft.PeftType`, and a string enum that has
-members cannot be subclassed, so the member is added the way the enum machinery itself would.
+``peft.utils.register_peft_method`` refuses names that are not in :class:`peft.PeftType`, and an enum with members
+cannot be subclassed, so the member is added as Python's own enum code does it.
 """
 
 from peft.utils.peft_types import PeftType

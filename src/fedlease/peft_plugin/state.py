@@ -1,4 +1,4 @@
-"""The parameters of a PEFT model under our names, read off the layers and never made by editing strings."""
+"""The parameters of a PEFT model by our tensor names, taken from its layers."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def peft_config_for(spec: AdapterSpec, **extra: Any) -> PeftConfig:
-    """The PEFT configuration of a spec: stock ``LoraConfig`` for a single adapter, ours for a mixture.
+    """The PEFT configuration of a spec: ``LoraConfig`` for a single adapter, ``FedLeaseConfig`` for a mixture.
 
     Args:
         spec: the adapter.
@@ -56,24 +56,24 @@ def peft_config_for(spec: AdapterSpec, **extra: Any) -> PeftConfig:
 
 
 def keeps_weights_transposed(base: nn.Module, targets: Iterable[str]) -> bool:
-    """Whether an adapted module stores its weight as (in, out), as GPT-2 does; LoRA must know before it merges.
+    """Whether an adapted module stores its weight as (in, out), as GPT-2 does, which matters when LoRA is merged.
 
     Args:
-        base: with or without adapters in it.
+        base: the base model, with or without adapters.
         targets: paths of modules.
     """
     modules = dict(base.named_modules())
     for path in targets:
         module = modules.get(path)
         module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        # A quantised layer names the class that it was made from.
+        # A quantised layer has the class that it was made from as an attribute.
         if isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D:
             return True
     return False
 
 
 def wrap(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """``peft.get_peft_model``, without the warning that PEFT causes in newer transformers and no user can act on.
+    """Calls ``peft.get_peft_model`` without a warning that PEFT causes in newer versions of transformers.
 
     Sets ``fan_in_fan_out`` of a ``LoraConfig`` with a list of modules, see :func:`keeps_weights_transposed`.
     """
@@ -87,7 +87,7 @@ def wrap(model: nn.Module, config: PeftConfig) -> PeftModel:
 
 
 def adapter_parameters(model: PeftModel, adapter_name: str = "default") -> dict[str, nn.Parameter]:
-    """Our name -> parameter, for a stock LoRA adapter and for a FEDLEASE adapter, in the order of the modules."""
+    """Our name -> parameter of a LoRA or FEDLEASE adapter, in the order of the modules."""
     found: dict[str, nn.Parameter] = {}
     for module, layer in model.get_base_model().named_modules():
         if isinstance(layer, FedLeaseLayer) and adapter_name in layer.fedlease_A:
@@ -103,7 +103,7 @@ def adapter_parameters(model: PeftModel, adapter_name: str = "default") -> dict[
 
 
 def head_parameters(model: nn.Module, head_modules: Iterable[str]) -> dict[str, nn.Parameter]:
-    """Our name -> parameter, for the head modules of a base model; in a PEFT model, for their trained copies."""
+    """Our name -> parameter of the head modules of a base model, or of their trained copies in a PEFT model."""
     found: dict[str, nn.Parameter] = {}
     for name in head_modules:
         module = model.get_submodule(name)
@@ -116,10 +116,10 @@ def head_parameters(model: nn.Module, head_modules: Iterable[str]) -> dict[str, 
 
 @torch.no_grad()
 def copy_into(parameters: Mapping[str, nn.Parameter], tensors: Tensors) -> None:
-    """Copies values into parameters; the names must be the same on both sides.
+    """Copies values into the parameters of the same names.
 
     Raises:
-        ValueError: a name is missing or unknown, or a shape differs; then nothing is copied.
+        ValueError: a name is missing or unknown, or a shape differs; nothing is copied.
     """
     if parameters.keys() != tensors.keys():
         missing, extra = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
@@ -132,5 +132,5 @@ def copy_into(parameters: Mapping[str, nn.Parameter], tensors: Tensors) -> None:
 
 
 def snapshot(parameters: Mapping[str, nn.Parameter], names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Copies of some parameters on the CPU, names sorted."""
+    """Copies of parameters on the CPU, sorted by name."""
     return {name: parameters[name].detach().to("cpu", copy=True) for name in sorted(names)}

@@ -1,4 +1,4 @@
-"""Counts which experts a model uses, per layer, in evaluation and without padding."""
+"""Counts the use of experts in each layer, in evaluation, without padding."""
 
 import inspect
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ __all__ = ["ExpertUsage", "record_usage", "uncounted"]
 
 
 class ExpertUsage:
-    """Sums over the tokens seen so far.
+    """Sums over the tokens so far.
 
     Attributes:
         weights: module -> (M,) float64, sum over tokens of the weight of each expert.
@@ -31,10 +31,10 @@ class ExpertUsage:
         self.mask: Tensor | None = None
 
     def add(self, module: str, weights: Tensor) -> None:
-        """Counts (..., M) weights of one forward pass, leaving out tokens that the mask marks as padding.
+        """Counts the weights (..., M) of a forward pass, except those of padding.
 
-        Weights whose leading shape is not (b, tokens) in some layout, such as those of DeBERTa's positions, belong to
-        no token and are not counted.
+        Weights whose leading shape is not (b, tokens) in some layout belong to no token, such as those of DeBERTa's
+        positions, and are not counted.
         """
         flat = weights.detach().flatten(0, -2)  # (tokens, M)
         if self.mask is not None:
@@ -61,7 +61,7 @@ class ExpertUsage:
 
 @contextmanager
 def uncounted(model: PeftModel) -> Iterator[None]:
-    """Suspends counting of the model's passes while the context is open."""
+    """Within the context, the model's passes are not counted."""
     tuner = model.base_model
     layers = list(tuner.routed_layers().values()) if isinstance(tuner, FedLeaseModel) else []
     listeners = [layer.on_weights for layer in layers]
@@ -76,10 +76,10 @@ def uncounted(model: PeftModel) -> Iterator[None]:
 
 @contextmanager
 def record_usage(model: PeftModel) -> Iterator[ExpertUsage]:
-    """Counts while the context is open. Passes with gradients are left out, so checkpointing counts nothing twice.
+    """Counts the use of experts within the context, except in passes with gradients, which checkpointing repeats.
 
     Args:
-        model: a PEFT model with a FEDLEASE adapter; others record nothing.
+        model: a PEFT model with a FEDLEASE adapter; of other models nothing is counted.
     """
     usage = ExpertUsage()
     tuner = model.base_model
@@ -94,8 +94,8 @@ def record_usage(model: PeftModel) -> Iterator[ExpertUsage]:
         mask, ids = given.get("attention_mask"), given.get("input_ids")
         usage.mask = mask if isinstance(mask, torch.Tensor) and mask.dim() == 2 else None
         if usage.mask is not None and ids is not None and ids.shape[1] < usage.mask.shape[1]:
-            # A step of ``generate`` sees new tokens alone. In a batch, rows that have ended go on with the end token
-            # and padding, which they would not alone.
+            # A step of ``generate`` computes only new tokens. Rows of a batch that have ended continue with end tokens
+            # and padding, which are not counted.
             ends = torch.tensor(sorted(tuner.end_tokens), dtype=ids.dtype, device=ids.device)
             usage.mask = usage.mask[:, -ids.shape[1] :] * ~torch.isin(ids, ends)
 
