@@ -77,7 +77,7 @@ class DataError(InputError):
 
 
 class ModelError(InputError):
-    """The base model cannot be had, or the adapter does not fit it."""
+    """The base model cannot be loaded, or the adapter does not fit it."""
 
 
 class MissingPackageError(InputError):

@@ -140,7 +140,7 @@ def test_a_quantised_base_is_not_quantised_again(tmp_path: Path) -> None:
     edit(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
     pytest.importorskip("bitsandbytes")
     (fault,) = faults(folder, quantisation="int8")
-    assert fault == "base.quantisation: 'int8' cannot be had of 'm', which is quantised already (gptq)"
+    assert fault == "base.quantisation: 'int8' is not possible for 'm', which is already quantised (gptq)"
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
