@@ -22,7 +22,7 @@ class EncodedSets(Encoded):
 
     Attributes:
         marks: indices of each row's labels.
-        clients: rows of each client, where those of several stand behind one another; empty for one client's.
+        clients: number of rows of each client, in order, if there are several; empty for one client.
     """
 
     marks: Packed
@@ -33,20 +33,20 @@ class EncodedSets(Encoded):
         return replace(super().take(rows), marks=self.marks.take(rows), clients=())
 
     def followed_by(self, others: Sequence[Encoded]) -> Self:
-        """The rows of several clients behind one another."""
+        """The rows of several clients, one client after another."""
         parts: list[EncodedSets] = [self, *(part for part in others if isinstance(part, EncodedSets))]
         marks = Packed.joined([part.marks for part in parts])
         return replace(super().followed_by(others), marks=marks, clients=tuple(map(len, parts)))
 
     def flags(self, rows: Sequence[int], labels: int) -> Flags:
-        """Whether some rows have labels, (rows, labels)."""
+        """Whether each of some rows has each label, (rows, labels)."""
         found = np.zeros((len(rows), labels), bool)
         for line, row in enumerate(rows):
             found[line, self.marks[row]] = True
         return found
 
     def counts(self, labels: int) -> NDArray[np.int64]:
-        """Rows of every label, (labels,)."""
+        """Number of rows with each label, (labels,)."""
         return np.bincount(self.marks.tokens, minlength=labels)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Generation: a prompt and its answer; the loss is on the answer's tokens, the score ROUGE-1 of what is written."""
+"""Generation: the loss is on the tokens of a prompt's answer, the score compares the generated answer with it."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -43,17 +43,17 @@ def _words(name: str) -> MetricWords:
 
 @dataclass(frozen=True)
 class Generation:
-    """Next-token loss on answers, scored by what is written.
+    """Next-token loss on answers, and scores of generated answers.
 
     Attributes:
-        max_tokens: tokens of prompt and answer together. A prompt that is too long loses its oldest turns, then the end
-            of its text; an answer is only cut when it takes more than half, and both are counted.
-        max_new_tokens: longest answer that is written.
+        max_tokens: of prompt and answer together. A prompt that is too long loses its oldest turns, then the end of its
+            text; an answer is only cut if it takes more than half.
+        max_new_tokens: largest number of tokens of a generated answer.
         stop: texts that end an answer.
         template: see :class:`~fedlease.tasks.prompts.Prompts`.
-        batch_size: answers written together.
-        score_rounds: whether answers are written to score every round, or the result only.
-        num_samples: rows whose answers are kept for reading.
+        batch_size: number of answers that are generated together.
+        score_rounds: whether every round is scored by generated answers, or only the result.
+        num_samples: number of rows whose answers are kept for reading.
         metric: the headline.
     """
 
@@ -94,14 +94,14 @@ class Generation:
         """Tokenises prompts and answers; there is nothing to scale.
 
         Raises:
-            ConfigError: the template leaves no room for a prompt, or is asked for and missing.
+            ConfigError: the template leaves no room for a prompt, or the tokenizer lacks the chat template asked for.
             DataError: the template refuses rows.
             MissingPackageError: the library that scores answers is not installed.
         """
         require_rouge()
         prompts = Prompts(tokenizer, self.template)
         answers = [row.response or "" for row in rows]
-        # A fast tokeniser takes all rows at once; a prompt alone has no answer, and no end token either.
+        # A fast tokenizer takes all rows at once. A prompt without an answer has no end token either.
         ends = tokenizer(answers, add_special_tokens=False)["input_ids"] if rows else []
         ids, counts, cut, shortened = [], [], 0, 0
         for row, prompt, end in zip(rows, prompts.ids(rows), ends, strict=True):
@@ -161,7 +161,7 @@ class Generation:
         return total / max(sum(rows.labels), 1)
 
     def measure(self, model: Model, rows: Encoded, threads: int, on_rows: OnRows | None = None) -> Measured:
-        """ROUGE-1 and ROUGE-L, exact match, accuracy of short answers where there are any, and loss per token."""
+        """ROUGE-1, ROUGE-L, exact match, accuracy of short answers if there are any, and loss per token."""
         assert isinstance(rows, EncodedPrompts)
         answers = self.write(model, rows, threads, on_rows)
         return self._measured(rows, answers, self.mean_loss(model, rows, threads))
@@ -185,14 +185,14 @@ class Generation:
         return Measured(metrics, tuple(scores[self.metric]), tuple(answers), predictions={"prediction": list(answers)})
 
     def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
-        """The first rows: prompt, reference, and what the untrained and this model write."""
+        """The first rows: prompt, reference, and the answers of the untrained model and of this one."""
         return [
             {"prompt": row.text, "reference": row.response or "", "base": before, "answer": answer}
             for row, answer, before in list(zip(rows, answers, bare, strict=True))[: self.num_samples]
         ]
 
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
-        """Headline of always giving the most frequent answer of ``train``; the first in the alphabet on a tie."""
+        """Headline of always giving the most frequent answer of ``train``, on a tie the alphabetically first."""
         counts = Counter(row.response or "" for row in train)
         most = min(counts, key=lambda answer: (-counts[answer], answer))
         return answer_means([most] * len(test), [row.response or "" for row in test])[self.metric]
@@ -208,13 +208,13 @@ class Generation:
         return [{"prediction": text} for text in self.write(model, rows, threads, on_rows)]
 
     def tallied(self, cells: Cells, labels: int, rows: int) -> dict[str, float] | None:
-        """There are no labels, so that there may be no cells."""
+        """Nothing, as there are no labels; None if there are cells."""
         return None if cells else {}
 
     def grade(
         self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
     ) -> Graded | None:
-        """Scores answers against the responses of the rows that have one."""
+        """Scores answers of the rows that have a response."""
         known = read_answered(table, settings.columns)
         pairs = [(row, found["prediction"]) for row, found in zip(known, predictions, strict=True) if row is not None]
         if not pairs:
@@ -224,7 +224,7 @@ class Generation:
         return Graded(means, len(pairs), answered=answered)
 
     def apart_and_together(self, model: Model, rows: Encoded) -> dict[str, tuple[Tensor, Tensor]]:
-        """Logits of answers, with other tokens behind them and in one batch, and of the first token that is written."""
+        """Logits of answers, followed by other tokens and in one batch, and of the first generated token."""
 
         def answered(indices: Sequence[int], *, other_end: bool = False) -> list[Tensor]:
             width = max(rows.labels[i] for i in indices)
@@ -262,11 +262,17 @@ class Generation:
         on_rows: OnRows | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """Answers to prompts, in row order: greedy, in batches of like length, ended by the end token or a stop text.
+        """Generates answers to prompts greedily, in batches of similar length; an end token or a stop text ends one.
 
         Args:
-            rows: prompts; their answers are not looked at.
+            model: the model.
+            rows: prompts; their own answers are ignored.
+            threads: of the CPU.
+            on_rows: called after every batch with the number of answers and of rows.
             on_text: receives the answer to a single prompt piece by piece, before a stop text is cut off.
+
+        Returns:
+            The answers in the order of rows.
         """
         assert isinstance(rows, EncodedPrompts)
         torch.set_num_threads(threads)

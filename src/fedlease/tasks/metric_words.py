@@ -1,4 +1,4 @@
-"""Names of metrics wherever people read them, by their keys in ``summary.json``."""
+"""Names of metrics for people, by their keys in ``summary.json``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ __all__ = ["further_means", "is_further_mean", "of_metric", "short_name"]
 
 
 def of_metric(metric: str, task: str = "") -> MetricWords:
-    """The words for a headline metric by its key; an unknown one is called by its key.
+    """The words for a headline metric; an unknown one is called by its key.
 
     Args:
         metric: key.
-        task: that it is of; several tasks may have metrics of one key and name, beside which other words stand.
+        task: name of its task, since metrics of several tasks may share a key and differ in other words.
     """
     first = [task_class(task)] if task in known_tasks() else []
     found = (learnt.headlines[metric] for learnt in (*first, *task_classes()) if metric in learnt.headlines)
@@ -43,7 +43,7 @@ def further_means(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
 
 
 def short_name(name: str) -> str:
-    """``mean MCC, x 100`` -> ``MCC``: the name of a mean as that of one client's value, in a table that is in %."""
+    """The name of one client's value in %, from that of the mean: ``mean MCC, x 100`` -> ``MCC``."""
     return name.removeprefix("mean ").removesuffix(", x 100")
 
 

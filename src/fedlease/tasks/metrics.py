@@ -1,4 +1,4 @@
-"""Ranges of metrics, and words about them for people."""
+"""Ranges of metrics, and their names for people."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ __all__ = ["LOSS", "MOST", "Graded", "Metric", "MetricWords"]
 
 @dataclass(frozen=True)
 class Graded:
-    """How predictions for a file do, where it has what is true.
+    """The scores of predictions for a file that holds the true answers.
 
     Attributes:
         metrics: name -> value.
-        rows: that were compared.
+        rows: number of scored rows.
         unknown: labels in the file that the client does not know.
         cells: as ``confusion`` of :class:`fedlease.tasks.base.Measured`, over the client's labels and then the unknown
             ones.
-        answered: rows with what is true, where the loss on them says more.
+        answered: rows with a true answer, for tasks that also report their loss.
     """
 
     metrics: Mapping[str, float]
@@ -35,9 +35,9 @@ class Metric:
     """The range of a metric.
 
     Attributes:
-        lowest: no value is below.
-        highest: no value is above.
-        averaged: whether values of several clients have a common scale, so that a mean over clients means something.
+        lowest: smallest value.
+        highest: largest value.
+        averaged: whether the values of clients have a common scale, so that their mean is meaningful.
     """
 
     lowest: float = 0.0
@@ -46,23 +46,24 @@ class Metric:
 
 
 MOST = 1e100
-"""The size of a metric without a bound of its own; more would be no number that a sum can hold."""
+"""Bound on metrics that have none of their own; sums of larger values could overflow."""
 LOSS = Metric(highest=MOST, averaged=False)
-"""Losses of unlike clients have no common scale."""
+"""The range of losses, which have no common scale across clients."""
 
 
 @dataclass(frozen=True)
 class MetricWords:
-    """Words for a headline metric and the metrics beside it; in files a metric goes by its key.
+    """Words for a headline metric and the other metrics of its task; files use keys.
 
     Attributes:
+        name: of the metric.
         majority: name of the majority baseline, which needs no model.
-        majority_rule: what that baseline always does.
-        heads: whether clients have a classifier head; a language model answers with what it has.
-        look: what else distinguishes a model that is better than the majority baseline.
-        further: key in ``summary.json`` -> name, of the means of the other metrics, in the order they are shown.
-        own_units: key -> name, of metrics in the unit of the client's own values, which are shown by client alone.
-        of_rows: whether it is a mean of numbers in 0 .. 1, one per row.
+        majority_rule: how that baseline predicts.
+        heads: whether clients have a classifier head; language models have none.
+        look: advice on how to tell whether a model is better than the majority baseline.
+        further: key in ``summary.json`` -> name, for the means of the other metrics, in the order of tables.
+        own_units: key -> name, for metrics in the unit of a client's values, which are only shown for each client.
+        of_rows: whether the metric is a mean over rows of numbers in 0 .. 1.
     """
 
     name: str
@@ -76,7 +77,7 @@ class MetricWords:
 
     @property
     def units(self) -> str:
-        """The end of the caption of a table with ``own_units``; empty without any."""
+        """The end of a caption for a table with ``own_units``; empty without them."""
         if not self.own_units:
             return ""
         return f"; {enumerated([*self.own_units.values()])} in the unit of the client's values"

@@ -28,7 +28,7 @@ from fedlease.tasks.texts import OutputTask, Texts, evaluate
 __all__ = ["Multilabel"]
 
 LOWEST = -1e4
-"""A logit whose probability is 0, and from which no infinity follows."""
+"""Finite logit with probability 0."""
 
 
 def _words(name: str, **more: Any) -> MetricWords:
@@ -50,8 +50,8 @@ class Multilabel(OutputTask):
     Attributes:
         max_tokens: longer rows are cut on the right, of a pair the longer text first.
         metric: the headline.
-        balanced: whether rows with a label weigh as much in the loss as those without it.
-        threshold: probability from which on a label is predicted.
+        balanced: whether the rows with a label together weigh as much in the loss as those without it.
+        threshold: least probability of predicted labels.
     """
 
     max_tokens: int = 128
@@ -101,9 +101,9 @@ class Multilabel(OutputTask):
         return _loss(logits, rows, indices, self.label_weights(rows, logits.shape[-1]))
 
     def row_losses(self, model: GivesLogits, rows: Encoded, indices: Sequence[int]) -> Tensor:
-        """Mean over its client's labels of every row's binary cross-entropy, (b,), weighted where they are balanced.
+        """Binary cross-entropy of every row, (b,), averaged over the labels of its client, and weighted if balanced.
 
-        A label that a row's client does not have has the logit -inf.
+        Labels that a row's client lacks must have the logit -inf.
         """
         assert isinstance(rows, EncodedSets)
         logits = model.logits(rows.pad(indices, model.device)).float()
@@ -124,7 +124,7 @@ class Multilabel(OutputTask):
     def label_weights(self, rows: Encoded, labels: int = 0) -> Tensor | None:
         """Weight of a row with a label relative to one without, (labels,); None if labels are not balanced.
 
-        It is rows without it / rows with it, and 1 where either is none.
+        It is rows without it / rows with it, or 1 if either number is 0.
         """
         if not self.balanced:
             return None
@@ -153,7 +153,7 @@ class Multilabel(OutputTask):
         return float(_loss(logits, rows, range(len(rows)), self.label_weights(rows, logits.shape[-1])))
 
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
-        """The metrics; of subset accuracy ``per_row`` is 1 where all labels of a row are right."""
+        """The metrics; for subset accuracy, ``per_row`` is 1 for rows whose labels are all right."""
         assert isinstance(rows, EncodedSets)
         every = range(len(rows))
         truth = rows.flags(every, outputs.shape[-1])
@@ -172,7 +172,7 @@ class Multilabel(OutputTask):
         )
 
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
-        """Headline on ``test`` of always giving the most frequent set of labels of ``train``; the first on a tie."""
+        """Headline on ``test`` of always giving the most frequent label set of ``train``, on a tie the first."""
         counts = Counter(row.marks or () for row in train)
         most = min(counts, key=lambda marks: (-counts[marks], marks))
         labels = 1 + max((mark for row in (*train, *test) for mark in row.marks or ()), default=0)
@@ -200,7 +200,7 @@ class Multilabel(OutputTask):
     def grade(
         self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
     ) -> Graded | None:
-        """Scores predicted labels; one that the client does not know is missed."""
+        """Scores predicted labels; labels that the client does not know count as missed."""
         columns = settings.columns
         if not {*(columns.labels or (columns.label,))} <= {*table.columns}:
             return None
@@ -221,7 +221,7 @@ class Multilabel(OutputTask):
 
 
 def _loss(logits: Tensor, rows: Encoded, indices: Sequence[int], weights: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy of (b, labels) logits, in float32; having a label counts times its weight."""
+    """Mean binary cross-entropy of (b, labels) logits, in float32; rows with a label are weighted by its weight."""
     assert isinstance(rows, EncodedSets)
     wanted = on_device(rows.flags(indices, logits.shape[-1]).astype(np.float32), logits.device)
     weights = None if weights is None else on_device(weights.numpy(), logits.device)
@@ -236,7 +236,7 @@ def _flags(marks: Sequence[Sequence[int]], labels: int) -> Flags:
 
 
 def _scores(truth: Flags, guesses: Flags) -> tuple[dict[str, float], list[float]]:
-    """All metrics but the loss, and 1 for every row whose labels are all right, else 0."""
+    """All metrics except the loss; and for every row, 1 if all its labels are right, else 0."""
     exact: list[float] = (truth == guesses).all(1).astype(float).tolist()
     metrics = set_metrics(cells_of_sets(truth, guesses), truth.shape[1])
     return {**metrics, "subset_accuracy": sum(exact) / len(exact)}, exact

@@ -1,4 +1,4 @@
-"""Prompts as token ids: the tokenizer's chat template or a plain one, and what is cut when a prompt is too long."""
+"""Prompts as token ids, by the tokenizer's chat template or a plain one, cut if they are too long."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "
 
 
 def plain_template(tokenizer: Any) -> str:
-    """The plain template in the form of a tokenizer's chat template, for servers that know no other.
+    """The plain template as a chat template, for servers that need one.
 
-    It writes the beginning token itself where the tokenizer puts one before a text.
+    It writes the beginning token itself if the tokenizer puts one before a text.
     """
     ids = tokenizer("a")["input_ids"]
     begin = "{{ bos_token }}" if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else ""
@@ -37,7 +37,7 @@ class Prompts:
 
     Attributes:
         tokenizer: the base model's.
-        template: ``chat``, ``plain``, or ``auto``: ``chat`` where the tokenizer has a template.
+        template: ``chat``, ``plain``, or ``auto``, which is ``chat`` if the tokenizer has a template.
     """
 
     tokenizer: Any
@@ -48,7 +48,7 @@ class Prompts:
         """Whether the tokenizer's own template is used.
 
         Raises:
-            ConfigError: ``chat`` is asked for and the tokenizer has none.
+            ConfigError: the setting is ``chat``, but the tokenizer has no template.
         """
         has = bool(getattr(self.tokenizer, "chat_template", None))
         if self.template == "chat" and not has:
@@ -56,7 +56,7 @@ class Prompts:
         return has if self.template == "auto" else self.template == "chat"
 
     def text(self, row: Row, faults: Faults) -> str:
-        """The text that the model reads before it answers; messages that the template refuses are a fault."""
+        """The text of a prompt; messages that the template refuses become a fault."""
         messages = [*row.turns, (row.role, row.text)]
         if not self.chat:
             lines = [f"{NAMES[role]}: {content}\n" for role, content in messages]
@@ -82,27 +82,27 @@ class Prompts:
         faults = Faults()
         texts = [self.text(row, faults) for row in rows]
         faults.check()
-        # A chat template writes the tokens that begin a text itself.
+        # A chat template writes the tokens at the beginning of a text itself.
         encoding = self.tokenizer(texts, add_special_tokens=not self.chat, padding=False, verbose=False)
         behind = 0 if self.chat else self._behind()
         return [list(ids[: len(ids) - behind]) for ids in encoding["input_ids"]]
 
     def _behind(self) -> int:
-        """Number of tokens that the tokenizer puts behind a text, such as its end token: the answer comes first."""
+        """Number of tokens that the tokenizer appends to a text, such as its end token; the answer comes before them."""
         bare, whole = (self.tokenizer("a", add_special_tokens=more)["input_ids"] for more in (False, True))
         starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
         start = next(starts, None) if bare else None
         return 0 if start is None else len(whole) - len(bare) - start
 
     def within(self, row: Row, ids: list[int], limit: int) -> list[int]:
-        """A prompt of at most ``limit`` tokens: the oldest turns go first, then the end of the text.
+        """Shortens a prompt to at most ``limit`` tokens: first by its oldest turns, then by the end of its text.
 
-        A turn of the user goes with the answers to it, so that what is left begins with the user, as templates ask.
-        What the template adds, and with it the place where the answer begins, always stays.
+        A user's turn is removed with the answers to it, so that the rest begins with the user, as templates require.
+        The text that the template adds is never cut.
 
         Raises:
             ConfigError: the template and the system message alone are longer.
-            DataError: the template refuses what is left.
+            DataError: the template refuses the rest.
         """
         while len(ids) > limit:
             oldest = next((i for i, (role, _) in enumerate(row.turns) if role != "system"), None)
@@ -112,7 +112,7 @@ class Prompts:
             else:
                 words = self.tokenizer(row.text, add_special_tokens=False)["input_ids"]
                 kept = len(words) - (len(ids) - limit)
-                # Decoding and encoding again may give another token more: this ends, since at least one goes.
+                # Decoding and encoding may add a token, but at least one is removed, so that this ends.
                 shorter = self.tokenizer.decode(words[: max(kept, 0)]).rstrip() if words else ""
                 if not row.text or kept <= 0 or len(shorter) >= len(row.text):
                     raise ConfigError(
@@ -125,7 +125,7 @@ class Prompts:
 
 
 def streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
-    """A receiver of tokens from ``generate``, which turns them into texts without the prompt."""
+    """A streamer for ``generate`` that passes on text, without the prompt."""
     from transformers import TextStreamer
 
     class Streamer(TextStreamer):  # type: ignore[misc]
@@ -136,7 +136,7 @@ def streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
 
 
 def until(text: str, stop: Sequence[str]) -> str:
-    """A text up to the first of some endings."""
+    """The text before the first of some endings."""
     for ending in stop:
         text = text.split(ending, 1)[0]
     return text

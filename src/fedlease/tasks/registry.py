@@ -14,7 +14,7 @@ def task_class(name: str) -> Any:
     """Imports the class of a task, a :class:`fedlease.tasks.base.Task`.
 
     Raises:
-        KeyError: no such task.
+        KeyError: there is no such task.
     """
     module, _, cls = task_facts(name).path.partition(":")
     return getattr(importlib.import_module(module), cls)

@@ -52,8 +52,8 @@ class EncodedNumbers(Encoded):
     """Tokenised rows with a number each; ``labels`` ranks them.
 
     Attributes:
-        values: the numbers as files have them, (rows,).
-        scale: mean and standard deviation of the client's train rows; a model gives (number - mean) / deviation.
+        values: the numbers in the files, (rows,).
+        scale: mean and standard deviation of the client's train rows; a model outputs (number - mean) / deviation.
     """
 
     values: Values
@@ -70,7 +70,7 @@ class EncodedNumbers(Encoded):
         return replace(super().take(rows), values=self.values[list(rows)])
 
     def followed_by(self, others: Sequence[Encoded]) -> Self:
-        """The rows of several clients behind one another, each scaled as its client's are."""
+        """The rows of several clients, one client after another, each with its client's scale."""
         parts: list[EncodedNumbers] = [self, *(part for part in others if isinstance(part, EncodedNumbers))]
         scaled = np.concatenate([part.scaled for part in parts])
         return replace(super().followed_by(others), values=scaled, scale=UNSCALED)
@@ -78,7 +78,7 @@ class EncodedNumbers(Encoded):
 
 @dataclass(frozen=True)
 class Regression(OutputTask):
-    """Squared error, in units of the deviation of the client's own train rows.
+    """Squared error, in units of the standard deviation of the client's train rows.
 
     Attributes:
         max_tokens: longer rows are cut on the right, of a pair the longer text first.
@@ -136,10 +136,10 @@ class Regression(OutputTask):
         """All rows weigh the same."""
 
     def bias(self, rows: Encoded, outputs: int) -> None:
-        """None is needed: scaled numbers have the mean 0."""
+        """Nothing, since scaled numbers have the mean 0."""
 
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
-        """Mean squared error of all rows, scaled: 1 is that of always giving the mean of the train rows."""
+        """Mean squared error of all rows, scaled: about 1 for always giving the mean of the train rows."""
         return float(_loss(evaluate(model, rows, threads), rows, range(len(rows))))
 
     def measured(self, outputs: Tensor, rows: Encoded) -> Measured:
@@ -156,7 +156,7 @@ class Regression(OutputTask):
         )
 
     def majority_score(self, train: Sequence[Row], test: Sequence[Row]) -> float:
-        """0: always giving the mean correlates with nothing."""
+        """0, the correlation of always giving the mean."""
         return 0.0
 
     def predict(
@@ -172,13 +172,13 @@ class Regression(OutputTask):
         return [{"prediction": mean + deviation * value} for value in outputs[:, 0].double().tolist()]
 
     def tallied(self, cells: Cells, labels: int, rows: int) -> dict[str, float] | None:
-        """There are no labels, so that there may be no cells."""
+        """Nothing, as there are no labels; None if there are cells."""
         return None if cells else {}
 
     def grade(
         self, table: Table, settings: DataSettings, labels: Sequence[str], predictions: Sequence[Mapping[str, Any]]
     ) -> Graded | None:
-        """Scores predicted numbers; R² is over always giving the mean of the file's own rows."""
+        """Scores predicted numbers; R² compares with always giving the mean of the file's rows."""
         truths = [number_of(record.values.get(settings.columns.label)) for record in table.records]
         pairs = [(t, row["prediction"]) for t, row in zip(truths, predictions, strict=True) if t is not None]
         if not pairs:
@@ -195,9 +195,9 @@ def _loss(outputs: Tensor, rows: Encoded, indices: Sequence[int], reduction: str
 
 
 def _scores(truth: Values, guesses: Values, mean: float) -> dict[str, float]:
-    """All metrics but the loss; RMSE in the unit of the numbers, that of always giving ``mean`` beside it.
+    """All metrics except the loss; RMSE, also of always giving ``mean``, is in the unit of the numbers.
 
-    R² is 1 - (RMSE / RMSE of the mean)², and 0 where the mean is right everywhere.
+    R² is 1 - (RMSE / RMSE of the mean)², or 0 if the RMSE of the mean is 0.
     """
     error, plain = (math.sqrt(float(((truth - other) ** 2).mean())) for other in (guesses, mean))
     return {

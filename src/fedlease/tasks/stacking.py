@@ -16,18 +16,18 @@ __all__ = ["filled", "mean_losses", "of_rows"]
 Batches = Sequence[Sequence[int]]
 
 EVALUATION_BATCH = 16
-"""Rows of a client."""
+"""Number of rows of a client in a batch."""
 
 
 def filled(batches: Batches, begins: Sequence[int]) -> tuple[list[int], int]:
-    """A batch of each client as one: equally many rows of each, so that one product serves all clients.
+    """Joins a batch of each client into one with the same number of rows of each, for common matrix products.
 
     Args:
         batches: rows of every client, at least one each.
-        begins: place of every client's first row among those of all.
+        begins: index of every client's first row among the rows of all clients.
 
     Returns:
-        The rows of the clients in turn, a client's first row again where it has fewer; and how many each has.
+        The rows, one client after another, filled up with a client's first row; and the number of rows of each.
     """
     most = max(map(len, batches))
     rows = [
@@ -45,16 +45,16 @@ def of_rows(
     batches: Callable[[Encoded], Batches],
     compute: Callable[[Encoded, Sequence[int]], Sequence[Any]],
 ) -> list[list[Any]]:
-    """Computes something of every row of several clients.
+    """Computes a value for every row of several clients.
 
     Args:
         model: of these clients.
-        clients: their rows, whoever has the most first.
-        batches: divides a client's rows; more rows are as many batches or more.
-        compute: gives something for each of some rows of all clients.
+        clients: their rows; the client with the most rows comes first.
+        batches: divides a client's rows; more rows must not give fewer batches.
+        compute: returns a value for each of the given rows of all clients.
 
     Returns:
-        What was found, by client and row.
+        The values, by client and row.
     """
     everyone = clients[0].followed_by(clients[1:])
     begins = list(accumulate(map(len, clients), initial=0))

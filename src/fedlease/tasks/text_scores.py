@@ -1,4 +1,4 @@
-"""How near an answer is to its reference: ROUGE by torchmetrics, exact match, and whether a short answer is given."""
+"""Scores of answers against references: ROUGE by torchmetrics, exact match, and accuracy of short answers."""
 
 import importlib.util
 import re
@@ -19,33 +19,37 @@ __all__ = [
 ]
 
 SHORT_ANSWER = 5
-"""Words; a longer reference is a text, not an answer that is right or wrong."""
+"""Most words of a short answer, which is right or wrong; longer references are texts."""
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalised(text: str) -> str:
-    """Lower case, without punctuation, single spaces; a text of punctuation alone stays as it is."""
+    """The text in lower case, without punctuation, with single spaces; a text of only punctuation keeps it."""
     plain = " ".join(text.lower().translate(_PUNCTUATION).split())
     return plain or re.sub(r"\s+", " ", text.strip())
 
 
 def exact_matches(answers: Sequence[str], references: Sequence[str]) -> list[float]:
-    """1 where answer and reference are the same, normalised."""
+    """1 for every answer that equals its reference, both normalised, else 0."""
     return [float(normalised(a) == normalised(r)) for a, r in zip(answers, references, strict=True)]
 
 
 def answers_given(answers: Sequence[str], references: Sequence[str]) -> list[float | None]:
-    """1 for an answer that begins with its reference, word for word and normalised; None for long references.
+    """1 for every answer that begins with its reference, both normalised, else 0; None for long references.
 
-    A model that answers rightly and then goes on has answered.
+    Whole words are compared, and an answer may continue after the reference.
     """
     pairs = [(normalised(a).split(), normalised(r).split()) for a, r in zip(answers, references, strict=True)]
     return [float(given[: len(wanted)] == wanted) if len(wanted) <= SHORT_ANSWER else None for given, wanted in pairs]
 
 
 def require_rouge() -> None:
-    """Raises :class:`MissingPackageError` before any work where torchmetrics is not installed."""
+    """Checks that torchmetrics is installed.
+
+    Raises:
+        MissingPackageError: it is not.
+    """
     if importlib.util.find_spec("torchmetrics") is None:
         raise MissingPackageError("torchmetrics", "task 'generation'", "pip install 'fedlease[generation]'")
 
@@ -65,14 +69,14 @@ def rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[f
 
 
 def answer_scores(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
-    """Metric -> its value for every answer."""
+    """Metric -> value for every answer."""
     return {**rouge(answers, references), "exact_match": exact_matches(answers, references)}
 
 
 def answer_means(
     answers: Sequence[str], references: Sequence[str], scores: Mapping[str, Sequence[float]] | None = None
 ) -> dict[str, float]:
-    """Metric -> its mean, of short answers also ``answer_accuracy``; ``scores`` are those of the answers if known."""
+    """Metric -> mean, with ``answer_accuracy`` if there are short references; ``scores`` of the answers save time."""
     values = scores or answer_scores(answers, references)
     given = [value for value in answers_given(answers, references) if value is not None]
     means = {name: sum(own) / len(own) for name, own in values.items()}

@@ -1,4 +1,4 @@
-"""The common part of tasks with a head on a text or a pair of texts: tokens, outputs, and their checks."""
+"""The common part of tasks with a head on a text or a pair of texts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ __all__ = ["OutputTask", "Texts", "evaluate"]
 
 EVALUATION_BATCH = 64
 COLUMNS = ("input_ids", "token_type_ids")
-"""Model inputs that a tokenizer may give; the attention mask follows from the lengths."""
+"""Inputs from the tokenizer that are kept; the attention mask follows from the lengths."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Texts:
     max_tokens: int
 
     def encode(self, rows: Sequence[Row], labels: Sequence[int], tokenizer: Any) -> Encoded:
-        """Tokens of rows, each as if it were alone.
+        """Tokenises rows, each as if it were alone.
 
         Raises:
             DataError: the tokenizer makes no token of a row; the message names file and line.
@@ -72,7 +72,7 @@ class Texts:
         return columns, len(longer)
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
-        """One sentence where rows were cut."""
+        """A sentence if rows were cut."""
         cut, rows = sum(part.truncated for part in encoded), sum(map(len, encoded))
         if not cut:
             return []
@@ -98,14 +98,14 @@ class OutputTask(ABC):
 
     @abstractmethod
     def read_outputs(self, outputs: Tensor, labels: Sequence[str], scale: Scale = UNSCALED) -> list[dict[str, Any]]:
-        """Predictions, read off outputs (n, labels)."""
+        """Predictions from outputs (n, labels)."""
 
     @abstractmethod
     def mean_loss(self, model: Model, rows: Encoded, threads: int) -> float:
         """Mean loss over all rows, without gradients."""
 
     def warnings(self, encoded: Sequence[Encoded]) -> list[str]:
-        """One sentence where rows were cut."""
+        """A sentence if rows were cut."""
         return Texts(self.max_tokens).warnings(encoded)
 
     def row_shares(self, rows: Encoded, indices: Sequence[int]) -> list[float]:
@@ -134,11 +134,11 @@ class OutputTask(ABC):
         return {BATCH: (alone.float(), model.logits(rows.pad(everyone, model.device)).float())}
 
     def samples(self, rows: Sequence[Row], answers: Sequence[str], bare: Sequence[str]) -> list[dict[str, str]]:
-        """No samples: what a head predicts is no text."""
+        """No samples, since heads do not predict texts."""
         return []
 
     def read_inputs(self, table: Table, columns: ColumnSettings, faults: Faults, *, pairs: bool | None) -> list[Row]:
-        """Texts, or pairs of texts, without what is to be predicted."""
+        """Texts or pairs of texts, without answers."""
         return read_inputs(table, columns, faults, pairs=pairs)
 
 
