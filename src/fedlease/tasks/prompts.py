@@ -88,7 +88,7 @@ class Prompts:
         return [list(ids[: len(ids) - behind]) for ids in encoding["input_ids"]]
 
     def _behind(self) -> int:
-        """Number of tokens that the tokenizer appends to a text, such as its end token; the answer comes before them."""
+        """Number of tokens that the tokenizer appends to a text, such as its end token; answers come before them."""
         bare, whole = (self.tokenizer("a", add_special_tokens=more)["input_ids"] for more in (False, True))
         starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
         start = next(starts, None) if bare else None
