@@ -95,7 +95,7 @@ def test_an_update_that_was_not_used_leaves_the_residual_as_it_was() -> None:
     before = node.memory.accepted(1).residual[SPEC.fingerprint()]["m/B/0"]
     node.learns = {**node.learns, "m/B/0": torch.full((40, 2), float("nan"))}
     ((_, reply),) = server.send({"c": train(START, 3, 1)})
-    assert isinstance(reply, Refused) and "m/B/0: a scale is no number in 0 .. 1e+06" in reply.reason
+    assert isinstance(reply, Refused) and "m/B/0: a scale must be in 0 .. 1e+06" in reply.reason
     assert torch.equal(node.memory.accepted(1).residual[SPEC.fingerprint()]["m/B/0"], before)
     assert not node.memory.accepted(None).residual
 
@@ -146,8 +146,8 @@ def test_a_hostile_update_is_refused_with_its_tensor() -> None:
     update = ClientUpdate("c", "federated", 1, 3, START)
     packed = node.filters[0].upload(train(START).task, update, {})[0].tensors
     for tensors, why in (
-        ({"m/A/0": START["m/A/0"]}, "m/A/0: it is no packed tensor"),
-        ({"x": START["m/A/0"]}, "'x' was not asked for"),
+        ({"m/A/0": START["m/A/0"]}, "m/A/0: it must be a packed tensor"),
+        ({"x": START["m/A/0"]}, "'x' was not requested"),
         ({"m/B/0": packed["m/A/0"]}, "m/B/0: has shape [2, 30], expected [40, 2]"),
     ):
         node.tensors = tensors  # type: ignore[attr-defined]

@@ -55,7 +55,7 @@ def write_own_model(
     public = ModelSource(settings.model, settings.model, settings.revision).public_name
     # The configuration may name any folder; only a model of this client may be replaced.
     if out.exists() and (not (out / CONFIG).is_file() or [*read_clients(out)] != [data.id]):
-        raise RunFolderError(f"{out} is something else than a model of {data.id!r}; choose another folder")
+        raise RunFolderError(f"{out} holds something other than a model of {data.id!r}; choose another folder")
     with new_folder(out, replace=True) as folder:
         start_run(
             folder,

@@ -108,7 +108,7 @@ class Differences:
         start, tensors = start_of(task, update.choice), dict[str, Tensor]()
         for name, tensor in update.tensors.items():
             if name not in start:
-                raise PackingError(f"{name!r} was not asked for")
+                raise PackingError(f"{name!r} was not requested")
             difference = _named(name, tensor, self.bits, None, start[name].numel())
             if difference.shape != start[name].shape:
                 raise PackingError(f"{name}: has shape {[*difference.shape]}, expected {[*start[name].shape]}")

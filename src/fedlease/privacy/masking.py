@@ -92,7 +92,7 @@ def fixed(tensors: Tensors, weight: int, resolution: float) -> Words:
     most = float(flat.abs().max()) if flat.numel() else 0.0
     if not most <= min(LARGEST, EXACT * resolution / weight):
         raise SumError(
-            f"its update holds values of {most:g}; a sum at privacy.sum_resolution {resolution:g} takes up to "
+            f"its update has values up to {most:g}; sums at privacy.sum_resolution = {resolution:g} allow at most "
             f"{min(LARGEST, EXACT * resolution / weight):g}"
         )
     whole = (flat * (weight / resolution)).round().long()
@@ -169,7 +169,7 @@ def agreed(secret: bytes, public: bytes) -> bytes:
     try:
         return bytes(_private(secret).exchange(X25519PublicKey.from_public_bytes(public)))
     except ValueError as error:
-        raise SumError("a public key cannot be used") from error
+        raise SumError("a public key is invalid") from error
 
 
 def seal(secret: bytes, text: bytes, context: str) -> bytes:

@@ -99,7 +99,7 @@ def unpack(packed: Tensor, bits: Bits, base: Tensor | None = None, *, most: int)
         PackingError: it is malformed, or larger than expected; no memory was allocated for its values.
     """
     if not is_packed(packed):
-        raise PackingError(f"it is no packed tensor but one of {packed.dtype} and shape {tuple(packed.shape)}")
+        raise PackingError(f"it must be a packed tensor, received {packed.dtype} of shape {tuple(packed.shape)}")
     blob = packed.contiguous().numpy().tobytes()
     form, found, mark, shape, at = _head(blob)
     if form not in (SAME, CODED) or found != bits or (form == CODED and bits == 32):
@@ -110,10 +110,10 @@ def unpack(packed: Tensor, bits: Bits, base: Tensor | None = None, *, most: int)
     if mark == NOTHING:
         base = None
     elif base is None or tuple(base.shape) != shape or _mark(base) != mark:
-        raise LacksBaseError("it is a difference to values that are not here")
+        raise LacksBaseError("it is a difference from values that this side does not have")
     if form == SAME:
         if base is None or len(blob) != at:
-            raise PackingError("it says that values are as before, and there were none")
+            raise PackingError("it refers to earlier values, but there are none")
         return base
     rows = _ranks(shape)
     if len(blob) < at + 4 * rows:
@@ -121,10 +121,10 @@ def unpack(packed: Tensor, bits: Bits, base: Tensor | None = None, *, most: int)
     scales = torch.from_numpy(np.frombuffer(blob, dtype="<f4", count=rows, offset=at).astype(np.float32))
     # NaN fails the comparison as well.
     if not bool(((scales >= 0) & (scales <= MOST_SCALE)).all()):
-        raise PackingError(f"a scale is no number in 0 .. {MOST_SCALE:g}")
+        raise PackingError(f"a scale must be in 0 .. {MOST_SCALE:g}")
     codes = torch.tensor(np.frombuffer(_inflated(blob[at + 4 * rows :], count), dtype=np.uint8))
     if count and int(codes.max()) > 2 * LEVELS:
-        raise PackingError("a code is beyond the levels")
+        raise PackingError("a code is out of range")
     return _decoded(codes.float().reshape(shape) - LEVELS, _spread(scales, shape), base)
 
 
@@ -139,7 +139,7 @@ def _head(blob: bytes) -> tuple[int, int, bytes, tuple[int, ...], int]:
         form, bits, mark = (fields := HEAD.unpack_from(blob))[0], fields[1], fields[3]
         shape = struct.unpack_from(f"<{min(fields[2], MOST_DIMENSIONS + 1)}I", blob, HEAD.size)
     except struct.error as error:
-        raise PackingError(f"it has {len(blob)} bytes, too few for what it says of itself") from error
+        raise PackingError(f"it has {len(blob)} bytes, too few for its header") from error
     if len(shape) > MOST_DIMENSIONS:
         raise PackingError(f"it has {fields[2]} dimensions, at most {MOST_DIMENSIONS} are expected")
     return form, bits, mark, shape, HEAD.size + 4 * len(shape)
