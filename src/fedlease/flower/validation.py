@@ -140,7 +140,7 @@ def card_fault(card: ClientCard, max_labels: int, max_rows: int = bounds.MOST_RO
     """
     fault = client_id_fault(card.id) if card.id else "must not be empty"
     if fault or not LINE.holds(card.id):
-        return f"client id {card.id!r} {fault or 'must not hold control characters'}"
+        return f"client id {card.id!r} {fault or 'must not contain control characters'}"
     labels, rows = bounds.lines(max_labels, bounds.LABEL), count(1, max_rows)
     different = Rule("all different (flower.max_labels)", lambda value: len({*value}) == len(value))
     rules = {

@@ -21,7 +21,7 @@ ENTRY = "onboarding.json"
 
 def _no_nul(text: str) -> str:
     if "\0" in text:
-        raise ValueError("must not hold NUL")
+        raise ValueError("must not contain NUL")
     return text
 
 
