@@ -67,7 +67,7 @@ def deberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_method_that_weighs_inputs_is_refused_before_training_where_it_cannot(deberta: Path, tmp_path: Path) -> None:
     settings = settings_of(own_rows(tmp_path / "data"), deberta, method="feddpa")
-    with pytest.raises(ModelError, match=r"^method: 'feddpa' weighs every input by itself; .* come first"):
+    with pytest.raises(ModelError, match=r"^method: 'feddpa' weighs every input by itself; .* are the first dimension"):
         check_settings(settings)
     with pytest.raises(ModelError, match=r"^method: 'feddpa' weighs every input by itself"):
         small_run(tmp_path / "r", data__path=str(settings.data.path), model=str(deberta), method="feddpa", baselines=[])
