@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from fedlease.config.added_sections import section_of
 from fedlease.config.layers import group_of
 from fedlease.config.privacy import GROUPING, privacy_faults, sketch_faults, sum_faults, variant_of
 from fedlease.config.sections import ranks_differ
@@ -154,7 +155,7 @@ def _task_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 def _variant_faults(method: str, raw: Mapping[str, Any]) -> Iterator[str]:
     """Yields faults of settings of FedLEASE or FedLEASE+ that do not fit together."""
-    section, variant = method.replace("-", "_"), variant_of(raw, method)
+    section, variant = section_of(method), variant_of(raw, method)
     grouping, given = variant.get("grouping", "clusters"), variant.get("assignment")
     if grouping == "random" and variant.get("num_experts") is None:
         yield f"{section}.num_experts: is required when {section}.grouping is 'random'"
@@ -194,7 +195,7 @@ def _rank_faults(raw: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str
                 f"received the ranks {received}"
             )
             continue
-        section = name.replace("-", "_")
+        section = section_of(name)
         for key, value in UNEQUAL_RANKS[name].items():
             given = group_of(raw, section).get(key)
             if given != value and not (given is None and name == "fedlease-plus" and PLUS[key] == value):
@@ -209,7 +210,7 @@ def _step_faults(raw: Mapping[str, Any], method: Any) -> Iterator[str]:
     rule = group_of(raw, "server_step").get("rule", "none")
     if rule not in get_args(ServerRule) or rule == "none" or method not in known_methods():
         return
-    section = str(method).replace("-", "_")
+    section = section_of(str(method))
     why = "" if steps(method) else "has no mean of A and B that a server could step towards"
     if method in GROUPING and variant_of(raw, str(method)).get("average") == "product":
         why = f"has means of products, whose A and B turn from round to round: set {section}.average: factors"

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from fedlease.config.added_sections import section_of
 from fedlease.config.layers import group_of
 from fedlease.config.sections import Section
 from fedlease.config.tables import known_tasks, task_facts
@@ -96,7 +97,7 @@ def privacy_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 def variant_of(raw: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The raw settings of a method of :data:`GROUPING`, including the defaults in which FedLEASE+ differs."""
-    return {**(PLUS if method == "fedlease-plus" else {}), **group_of(raw, method.replace("-", "_"))}
+    return {**(PLUS if method == "fedlease-plus" else {}), **group_of(raw, section_of(method))}
 
 
 def methods_asked(raw: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -119,7 +120,7 @@ def sketch_faults(raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"method: fed-sb {SKETCHED}"
     if raw.get("head") == "shared":
         yield f"head: must be local or frozen, since a shared head {SKETCHED}, received 'shared'"
-    for section in (method.replace("-", "_") for method in GROUPING if method in asked):
+    for section in (section_of(method) for method in GROUPING if method in asked):
         if (start := group_of(raw, section).get("expert_start")) not in (None, "cluster"):
             yield f"{section}.expert_start: {SKETCHED}; must be cluster, received {start!r}"
 
@@ -160,7 +161,7 @@ def sum_faults(raw: Mapping[str, Any]) -> Iterator[str]:
 
 def _variant_faults(raw: Mapping[str, Any], method: str) -> Iterator[str]:
     """Yields faults of settings of FedLEASE that need more than the mean of a cluster."""
-    section, given = method.replace("-", "_"), variant_of(raw, method)
+    section, given = section_of(method), variant_of(raw, method)
     if (average := given.get("average", "factors")) != "factors":
         yield f"{section}.average: must be factors, since any other mean {SINGLE}, received {average!r}"
     if (grouping := given.get("grouping")) == "clients":
