@@ -124,6 +124,26 @@ def test_with_all_rows_in_every_step_no_bound_and_no_noise_it_is_plain_training(
         assert torch.allclose(mine.update.tensors[name], tensor, atol=1e-4), name
 
 
+@pytest.mark.parametrize(("mixer", "parts"), [("none", 2), ("top_m", 3)])
+def test_one_row_moves_a_step_by_the_clipping_norm_at_most_and_its_head_leaves_room_for_b(
+    mixer: str, parts: int, made: Made
+) -> None:
+    """Adapter, router and head each have an equal share of the squared norm, however long the head's gradient is."""
+    wanted, clip = job(made, "a", mixer), 1e-4
+    silent = PrivateTraining(made[0], Silent(8.0, 1e-3, clip, 1, {"fedit": Amount(2)}, 0), made[2].spec.target_modules)
+    made[0].load(wanted.task.model, wanted.num_labels, wanted.tensors)
+    (stage,) = wanted.task.stages
+    made[0].train_only(stage.trainable)
+    silent.steps(wanted.task, stage, wanted.rows, ("a",)).backward([3])
+    squares = dict.fromkeys(("head", "G", "adapter"), 0.0)
+    for name in stage.trainable:
+        part = "head" if name.startswith("head/") else "G" if name.endswith("/G") else "adapter"
+        squares[part] += float(made[0].parameters[name].grad.square().sum())  # type: ignore[union-attr]
+    made[0].at_rest()
+    found = [square for square in squares.values() if square]
+    assert found == pytest.approx([clip**2 / parts] * parts, rel=1e-4)
+
+
 def test_the_same_seed_gives_the_same_bits_and_the_system_never_does(made: Made) -> None:
     wanted = job(made, "a")
     results = [trained(made, wanted, training(made, seed=seed)).update.tensors for seed in (0, 0, 1, None, None)]

@@ -11,8 +11,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from fedlease.client.resident import ResidentModel
 from fedlease.core.adapters import initial_adapter, renumber
 from fedlease.core.types import AdapterSpec, ClientModel
-from fedlease.models.base import initial_head, load_base, target_shapes
+from fedlease.models.base import initial_head, load_base
 from fedlease.models.sources import locate
+from fedlease.models.targets import target_shapes
 
 
 @pytest.fixture

@@ -28,8 +28,9 @@ from fedlease.core.experts import CORE_SHAPES, ROUTER_ROWS
 from fedlease.core.types import ANCHOR, ClientModel, ClientTask, LocalTerm, Stage, Tensors
 from fedlease.data.federation import ClientData, Row
 from fedlease.errors import ConfigError, UpdateRefusedError
-from fedlease.models.base import initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.models.base import initial_head, load_base, load_tokenizer
 from fedlease.models.sources import locate
+from fedlease.models.targets import target_shapes
 from fedlease.tasks.classification import Classification
 from fedlease.tasks.encoded import Encoded
 from fedlease.tasks.generation import Generation

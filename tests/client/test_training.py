@@ -13,8 +13,9 @@ from fedlease.core.adapters import initial_adapter, renumber
 from fedlease.core.types import ClientModel, ClientTask, LocalTerm, Stage, Tensors
 from fedlease.data.federation import Row
 from fedlease.errors import UpdateRefusedError
-from fedlease.models.base import initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.models.base import initial_head, load_base, load_tokenizer
 from fedlease.models.sources import locate
+from fedlease.models.targets import target_shapes
 from fedlease.tasks.classification import Classification
 from fedlease.tasks.encoded import Encoded
 

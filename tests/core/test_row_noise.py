@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fedlease.core.row_noise import Amount, bounded_sum, noisy_mean, poisson_batch, sampling, samplings
+from fedlease.core.row_noise import Amount, bounded_sum, clipped_apart, noisy_mean, poisson_batch, sampling, samplings
 from fedlease.privacy.randomness import Secret, draws_of
 
 
@@ -23,6 +23,12 @@ def test_one_row_more_moves_the_sum_by_the_bound_at_most() -> None:
     whole, without = bounded_sum(rows, 0.3), bounded_sum([part[1:] for part in rows], 0.3)
     moved = sum(float((a - b).square().sum()) for a, b in zip(whole, without, strict=True))
     assert math.sqrt(moved) == pytest.approx(0.3)
+
+
+def test_adapters_routers_and_the_head_are_clipped_apart() -> None:
+    names = ["m.q/B/1", "head/out.weight", "m.q/G", "m.q/A/1", "head/out.bias"]
+    assert clipped_apart(names) == [["head/out.bias", "head/out.weight"], ["m.q/A/1", "m.q/B/1"], ["m.q/G"]]
+    assert clipped_apart(["m.q/B/0"]) == [["m.q/B/0"]] and clipped_apart([]) == []
 
 
 @pytest.mark.parametrize("seed", [0, None])

@@ -40,6 +40,17 @@ def test_no_value_changes_faster_than_the_optimiser_moves() -> None:
     assert beyond_the_step(task(model()), update(1.0, 0.5), 10, replace(BOUNDS, step=None)) == ""
 
 
+def test_private_heads_move_as_far_as_they_like_and_adapters_do_not() -> None:
+    head = {"head/w": torch.zeros(2)}
+    sent = ClientModel(SPEC, {**model().tensors, **head})
+    asked = ClientTask("experts", 1, sent, (Stage(NAMES | head.keys(), 2),), NAMES | head.keys())
+    moved = {"head/w": torch.full((2,), 4.0)}
+    assert beyond_the_step(asked, update(1.0, 0.1, **moved), 10, BOUNDS).startswith("head/w holds a value that changed")
+    private = replace(BOUNDS, private=True)
+    assert beyond_the_step(asked, update(1.0, 0.1, **moved), 10, private) == ""
+    assert "cannot change one by more than" in beyond_the_step(asked, update(1.0, 0.5, **moved), 10, private)
+
+
 def test_adamw_never_moves_a_value_farther_than_the_default_allows() -> None:
     # The worst sequence for Cauchy and Schwarz: gradients that grow by beta_2 / beta_1 from step to step.
     parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))

@@ -83,3 +83,20 @@ def test_unknown_policy_and_method_are_refused() -> None:
         with_head(FedIT(Budget(1, 1)), "mixed", heads())  # type: ignore[arg-type]
     with pytest.raises(KeyError):
         made("nothing", Budget(1, 1))
+
+
+def test_a_warm_up_under_noise_trains_b_and_biases_and_rounds_train_everything() -> None:
+    head = {**HEAD, "head/classifier.bias": torch.zeros(2)}
+    own = {client: Head(("no", "yes"), head) for client in CLIENTS}
+    for policy in ("local", "shared", "frozen"):
+        method = with_head(FedLease(Budget(1, 2)), policy, own, rests=True)
+        state = method.init(adapter(), CLIENTS, 0)
+        tasks = {client: method.task(state, client) for client in CLIENTS}
+        b = adapter().names("B")
+        biases = frozenset() if policy == "frozen" else {"head/classifier.bias"}
+        assert all(task is not None and task.trainable == b | biases for task in tasks.values())
+        assert all(task is not None and adapter().names("AB") <= task.upload for task in tasks.values())
+        state = method.aggregate(state, [train(c, tasks[c], rows) for c, rows in CLIENTS.items()])  # type: ignore[arg-type]
+        later = method.task(state, "a0")
+        assert later is not None and {"A", "B"} <= {name.split("/")[1] for name in later.trainable}
+        assert (head.keys() <= later.trainable) == (policy != "frozen")

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     PreTrainedModel,
@@ -15,8 +17,9 @@ from transformers import (
 )
 
 from fedlease.errors import MissingPackageError, ModelError
-from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, new_head_modules, target_shapes
+from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, new_head_modules
 from fedlease.models.sources import PACKAGES, ModelSource, Package, locate
+from fedlease.models.targets import target_shapes
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -193,6 +196,21 @@ def test_llama_adapts_q_proj_and_v_proj_and_scores_without_bias(tmp_path: Path) 
     assert message(target_shapes, base, None, 17) == (
         "lora.r: must be at most 16, the smaller side of model.layers.0.self_attn.v_proj, received 17"
     )
+
+
+def test_last_layers_are_counted_from_the_end_of_each_stack(base: BaseModel, tmp_path: Path) -> None:
+    names = {f"bert.encoder.layer.1.attention.self.{part}" for part in ("query", "value")}
+    assert target_shapes(base, None, 4, last_layers=1).keys() == names
+    assert target_shapes(base, None, 4, last_layers=2) == target_shapes(base, None, 4)
+    assert message(target_shapes, base, None, 4, last_layers=3) == (
+        "lora.last_layers: must be at most 2, the layers of the model, received 3"
+    )
+    sizes = {"d_model": 32, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "vocab_size": 64}
+    layers = {"encoder_layers": 11, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    bart = saved(BartForSequenceClassification(BartConfig(**sizes, **layers, max_position_embeddings=40)), tmp_path)
+    found = {name.rsplit(".", 1)[0] for name in target_shapes(bart, None, 4, last_layers=1)}
+    own = {f"model.{stack}.self_attn" for stack in ("encoder.layers.10", "decoder.layers.1")}
+    assert found == {*own, "model.decoder.layers.1.encoder_attn"}
 
 
 def test_a_target_that_does_not_exist_lists_those_that_do(base: BaseModel) -> None:

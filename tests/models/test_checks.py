@@ -10,9 +10,10 @@ from checkpoints import ARCHITECTURES, VOCABULARY, edit, edit_weights, save_chec
 from transformers import PreTrainedTokenizerFast
 
 from fedlease.errors import ModelError
-from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, new_head_modules, target_shapes
+from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, new_head_modules
 from fedlease.models.checks import longest_input
 from fedlease.models.sources import ModelSource
+from fedlease.models.targets import target_shapes
 
 
 def loaded(folder: Path, **how: Any) -> BaseModel:

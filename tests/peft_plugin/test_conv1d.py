@@ -16,8 +16,9 @@ import fedlease
 from fedlease.core.folding import fold
 from fedlease.data.load import load_federation
 from fedlease.errors import ModelError
-from fedlease.models.base import load_base, target_shapes
+from fedlease.models.base import load_base
 from fedlease.models.sources import ModelSource
+from fedlease.models.targets import target_shapes
 from fedlease.use.export import Exporter
 from fedlease.use.open_run import OpenRun
 from fedlease.use.predict import predict

@@ -13,8 +13,9 @@ from fedlease.data.federation import ClientCard
 from fedlease.errors import ConfigError
 from fedlease.methods.registry import CENTRALISED, METHODS
 from fedlease.runs import privacy
+from fedlease.runs.methods import bounds_of
 from fedlease.runs.open import load_run
-from fedlease.runs.privacy import passes_of, privacy_notes, terms_of
+from fedlease.runs.privacy import passes_of, privacy_notes, terms_of, trainer_of
 from fedlease.runs.runner import resume
 
 PRIVATE: dict[str, Any] = {"privacy.epsilon": 8.0, "baselines": ["fedit"], "warmup.epochs": 2, "data.train_rows": 12}
@@ -77,6 +78,15 @@ def test_no_loss_no_score_of_a_row_and_no_finer_score_is_on_file(whole: Path) ->
     assert all(row["score"] == round(row["score"], 2) for row in rows)
     assert json.loads((whole / "row_scores.json").read_text()) == {}
     assert "epsilon 8 at delta 1e-05" in (whole / "report.html").read_text()
+
+
+def test_the_head_is_trained_in_standard_coordinates_and_not_bound_by_the_step() -> None:
+    settings = small_settings(**PRIVATE)
+    loaded = load_run(settings)
+    private = trainer_of(loaded, terms_of(settings, secret=False)).privacy
+    assert private is not None and private.inputs is not None
+    assert private.inputs.weight == "head/classifier.weight"
+    assert bounds_of(settings, "fedlease").private and not bounds_of(small_settings(), "fedlease").private
 
 
 def test_a_run_that_is_resumed_has_the_same_bits_and_spends_no_more(

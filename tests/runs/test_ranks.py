@@ -9,6 +9,7 @@ import torch
 from small import EIGHT, own_rows, rounds_of, small_run, small_settings, tensors_of
 from torch import Tensor
 
+from fedlease.config.sections import LoraSettings
 from fedlease.config.settings import resolve
 from fedlease.core.folding import expert_alone
 from fedlease.data.federation import Row
@@ -245,6 +246,8 @@ def test_baselines_of_a_preset_that_need_one_rank_give_way() -> None:
 def test_one_rank_for_all_is_no_mapping_to_any_method(ranks: dict[str, int]) -> None:
     lora = resolve(preset="smoke", overrides={"lora.r": ranks, "method": "ifca"}).lora
     assert (lora.largest, lora.ranks, lora.of("a"), lora.words) == (8, {}, 8, "8")
+    assert LoraSettings(last_layers=1).words == "8 in the last layer"
+    assert LoraSettings(r=4, last_layers=2).words == "4 in the last 2 layers"
 
 
 def test_a_client_whose_name_is_a_number_is_found() -> None:

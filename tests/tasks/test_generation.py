@@ -11,8 +11,9 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 from fedlease.client.resident import ResidentModel
 from fedlease.core.adapters import initial_adapter
 from fedlease.data.federation import Row
-from fedlease.models.base import load_base, load_tokenizer, target_shapes
+from fedlease.models.base import load_base, load_tokenizer
 from fedlease.models.sources import ModelSource, locate
+from fedlease.models.targets import target_shapes
 from fedlease.tasks.encoded import IGNORED, EncodedPrompts, answer_loss, collate
 from fedlease.tasks.generation import Generation
 

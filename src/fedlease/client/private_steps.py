@@ -5,6 +5,7 @@ whole batch, while A, B, router and head are expanded to one view per row, whose
 gradients is that of the trained tensors in float32 times the rows of a batch.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,9 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from fedlease.client.halves import Batch, in_turn
+from fedlease.client.head_inputs import HeadInputs
 from fedlease.client.resident import ResidentModel
 from fedlease.client.stacked_model import StackedModel, slots_of, to_slots
-from fedlease.core.row_noise import Amount, Draws, bounded_sum, noisy_mean, poisson_batch, sampling, samplings
+from fedlease.core.row_noise import (
+    Amount,
+    Draws,
+    bounded_sum,
+    clipped_apart,
+    noisy_mean,
+    poisson_batch,
+    sampling,
+    samplings,
+)
 from fedlease.core.types import ClientTask, Stage
 from fedlease.privacy.accountant import epsilon_of, noise_for
 from fedlease.privacy.randomness import draws_of
@@ -82,6 +93,29 @@ class PrivateSteps:
     noise: float
     draws: Draws
     halves: Sequence[Sequence[int]] = ()
+    _learning: dict[str, nn.Parameter] = field(init=False, repr=False)
+    _inputs: HeadInputs | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        plain, inputs = self.training.resident.parameters, self.training.inputs
+        self._inputs = inputs if inputs is not None and inputs.among(self.stage.trainable) else None
+        self._learning = {name: plain[name] for name in sorted(self.stage.trainable)}
+        if self._inputs is not None:
+            with torch.no_grad():
+                standard = self._inputs.standard(plain)
+            self._learning |= {name: nn.Parameter(value) for name, value in standard.items()}
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that the optimiser steps, in the order of names; :meth:`stepped` brings them to the model."""
+        return list(self._learning.values())
+
+    def stepped(self) -> None:
+        """Sets the head of the model to the values after a step."""
+        if self._inputs is not None:
+            with torch.no_grad():
+                for name, value in self._inputs.plain(self._learning).items():
+                    self.training.resident.parameters[name].copy_(value)
 
     def batches(self) -> list[Batch]:
         """The samples of one pass."""
@@ -96,9 +130,9 @@ class PrivateSteps:
 
         A row whose loss or gradient is not finite counts as 0.
         """
-        terms, parameters = self.training.terms, self.training.resident.parameters
-        learning = {name: parameters[name] for name in sorted(self.stage.trainable)}
+        terms, learning = self.training.terms, self._learning
         sums = {name: torch.zeros_like(parameter) for name, parameter in learning.items()}
+        parts = clipped_apart(learning)
         losses = [torch.zeros((), device=self.training.resident.device)]
         lengths = self.rows.lengths
         by_length = sorted(batch, key=lambda row: lengths[row])
@@ -107,9 +141,12 @@ class PrivateSteps:
             chunk = by_length[begin : begin + terms.batch_size]
             loss, gradients = self.training.row_gradients(self.rows, chunk, self.task, self.stage)
             losses.append(loss.nan_to_num(0.0, 0.0, 0.0).sum())
-            bounded = bounded_sum(list(gradients.values()), terms.clip)
-            for name, total in zip(gradients, bounded, strict=True):
-                sums[name] += total
+            if self._inputs is not None:
+                gradients = self._inputs.gradients(gradients)
+            for names in parts:
+                bounded = bounded_sum([gradients[name] for name in names], terms.clip / math.sqrt(len(parts)))
+                for name, total in zip(names, bounded, strict=True):
+                    sums[name] += total
         expected = min(terms.batch_size, *map(len, self.halves or (self.rows,)))
         for name, parameter in learning.items():
             parameter.grad = noisy_mean(
@@ -126,11 +163,13 @@ class PrivateTraining:
         resident: the base model, with a task that gives the loss of every row; its adapter is unloaded.
         terms: of the clients.
         modules: paths of the adapted modules.
+        inputs: of heads, whose first linear layer is trained in standard coordinates; None trains it as it is.
     """
 
     resident: ResidentModel
     terms: PrivacyTerms
     modules: Sequence[str]
+    inputs: HeadInputs | None = None
     _model: StackedModel = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

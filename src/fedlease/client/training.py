@@ -173,7 +173,7 @@ class Trainer:
                 share = Share(
                     rows,
                     generator(seed, "batches", *draw),
-                    parameters,
+                    parameters if private is None else private.parameters,
                     add_term=add_term,
                     gradients=gradients,
                     private=private,
@@ -270,6 +270,8 @@ class Trainer:
             if self.optimiser.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(share.parameters, self.optimiser.clip_norm)
             schedule.optimizer.step()
+            if share.private is not None:
+                share.private.stepped()
             if share.second is not None:
                 share.second.follow(schedule.optimizer, [half] * len(share.second.part))
             schedule.optimizer.zero_grad(set_to_none=True)

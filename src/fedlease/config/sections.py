@@ -101,6 +101,9 @@ class LoraSettings(Section):
     """Dropout on the input of A."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Name endings of the adapted modules; None: the attention query and value projections."""
+    last_layers: Positive | None = None
+    """Adapts modules of this many layers at the end of the model; null: of all layers. With ``privacy.epsilon``, 1
+    learns most: fewer numbers are trained, and need noise."""
 
     @property
     def largest(self) -> int:
@@ -139,8 +142,10 @@ class LoraSettings(Section):
 
     @property
     def words(self) -> str:
-        """The rank, or the smallest and largest ranks, in words."""
-        return f"{self.smallest} to {self.largest}, by client" if self.ranks else str(self.largest)
+        """The rank, or the smallest and largest ranks, and the adapted layers if they are not all, in words."""
+        rank = f"{self.smallest} to {self.largest}, by client" if self.ranks else str(self.largest)
+        last = {None: "", 1: " in the last layer"}.get(self.last_layers, f" in the last {self.last_layers} layers")
+        return f"{rank}{last}"
 
 
 class WarmupSettings(Section):

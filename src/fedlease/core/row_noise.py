@@ -7,14 +7,26 @@ a row without any gradient. The number of rows is therefore not protected (Ponom
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Amount", "Draws", "Sampling", "bounded_sum", "noisy_mean", "poisson_batch", "sampling", "samplings"]
+from fedlease.core.tensor_names import HEAD, TensorName
+
+__all__ = [
+    "Amount",
+    "Draws",
+    "Sampling",
+    "bounded_sum",
+    "clipped_apart",
+    "noisy_mean",
+    "poisson_batch",
+    "sampling",
+    "samplings",
+]
 
 Sampling = tuple[float, int]
 """Probability that a row takes part in a step, and the number of such steps."""
@@ -95,6 +107,20 @@ def bounded_sum(gradients: Sequence[Tensor], clip: float) -> list[Tensor]:
     if not bool(sound.all()):
         gradients = [g.masked_fill(~sound.view(-1, *[1] * (g.dim() - 1)), 0.0) for g in gradients]
     return [torch.tensordot(factors.to(g.dtype), g, 1) for g in gradients]
+
+
+def clipped_apart(names: Iterable[str]) -> list[list[str]]:
+    """Divides trained tensors into the parts that are clipped apart, each sorted: adapters, routers or cores, head.
+
+    A head's gradient is about ten times as long as that of A and B. Clipped together, A and B would get a tenth of the
+    clipping norm, and as much noise as the head. Of p parts, each is clipped to C / sqrt(p), so that all together keep
+    C.
+    """
+    parts: dict[str, list[str]] = {}
+    for name in sorted(names):
+        module, kind, _ = TensorName.parse(name)
+        parts.setdefault(HEAD if module == HEAD else "G" if kind == "G" else "AB", []).append(name)
+    return list(parts.values())
 
 
 def noisy_mean(total: Tensor, *, noise: float, clip: float, expected: float, draws: Draws) -> Tensor:

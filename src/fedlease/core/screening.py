@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedlease.core.choices import Against
-from fedlease.core.types import ClientTask, ClientUpdate, TensorName, Tensors, second_half
+from fedlease.core.types import HEAD, ClientTask, ClientUpdate, TensorName, Tensors, second_half
 
 __all__ = ["SAME", "Bounds", "Change", "apart", "beyond_the_step", "change_of", "copied", "start_of"]
 
@@ -36,6 +36,8 @@ class Bounds:
         lr: learning rate.
         weight_decay: of AdamW.
         batch_size: rows per step.
+        private: whether training is differentially private. Heads then take steps of other lengths
+            (:mod:`fedlease.client.head_inputs`), for which ``step`` is no rule.
     """
 
     norm: float | None = None
@@ -45,6 +47,7 @@ class Bounds:
     lr: float = 0.0
     weight_decay: float = 0.0
     batch_size: int = 1
+    private: bool = False
 
     def steps(self, task: ClientTask, rows: int) -> int:
         """Largest number of optimiser steps of a task."""
@@ -98,7 +101,7 @@ def beyond_the_step(task: ClientTask, update: ClientUpdate, rows: int, bounds: B
         return ""
     steps = bounds.steps(task, rows)
     for name, tensor in sorted(start_of(task, update.choice).items()):
-        if not tensor.numel():
+        if not tensor.numel() or (bounds.private and name.startswith(f"{HEAD}/")):
             continue
         largest = float(tensor.abs().max())
         most = steps * bounds.lr * (bounds.step + bounds.weight_decay * largest) + ROUNDED * largest

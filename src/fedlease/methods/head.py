@@ -10,6 +10,7 @@ from fedlease.core.codec import serialisable
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.errors import ConfigError
 from fedlease.methods.base import Method
+from fedlease.methods.warmup import WARMUP, comparable
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
 __all__ = ["Head", "HeadState", "WithHead", "with_head"]
@@ -53,12 +54,14 @@ class WithHead(Wrapper):
         heads: client -> initial head.
         weights: weights of clients in the mean of shared heads.
         mean: mean of shared heads.
+        rests: whether the warm-up trains only B and the biases of the head, as under differential privacy.
     """
 
     policy: HeadPolicy
     heads: Mapping[ClientId, Head]
     weights: Weighting = "num_examples"
     mean: Mean = weighted_mean
+    rests: bool = False
 
     def init(self, adapter: ClientModel, clients: Mapping[ClientId, int], seed: int) -> HeadState:
         """The wrapped method's first state, with the initial heads if heads are shared."""
@@ -77,6 +80,8 @@ class WithHead(Wrapper):
         stages = task.stages
         if self.policy != "frozen":
             stages = tuple(replace(stage, trainable=stage.trainable | names) for stage in stages)
+        if self.rests and task.phase == WARMUP:
+            stages = tuple(replace(stage, trainable=comparable(stage.trainable)) for stage in stages)
         upload = task.upload | names if self.policy == "shared" else task.upload
         model = self._with_head(state, client, task.model)
         return replace(task, model=model, stages=stages, upload=upload)
@@ -149,6 +154,8 @@ def with_head(
     heads: Mapping[ClientId, Head],
     weights: Weighting = "num_examples",
     mean: Mean = weighted_mean,
+    *,
+    rests: bool = False,
 ) -> WithHead:
     """Adds classifier heads under one policy to a method.
 
@@ -157,7 +164,7 @@ def with_head(
     """
     if policy not in get_args(HeadPolicy):
         raise ValueError(f"policy must be one of {get_args(HeadPolicy)}, received {policy!r}")
-    return WithHead(method, policy, heads, weights, mean)
+    return WithHead(method, policy, heads, weights, mean, rests)
 
 
 def _without_head(tensors: Tensors) -> dict[str, Any]:

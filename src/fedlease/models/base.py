@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +27,7 @@ from fedlease.models.padding import set_padding, use_padding_of
 from fedlease.models.quantise import quantisation_config
 from fedlease.models.sources import ModelSource, model_folder, quiet
 
-__all__ = ["BaseModel", "initial_head", "load_base", "load_tokenizer", "new_head_modules", "target_shapes"]
-
-
-KNOWN_TARGETS = (
-    ("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q", "v"),
-    ("c_attn",), ("Wqkv",), ("qkv_proj",), ("query_key_value",), ("in_proj",),
-)  # fmt: skip
-"""Names of the query and value projections, or of joint projections with the key, in the architectures of transformers.
-The first entry whose names all occur in a model is used."""
+__all__ = ["BaseModel", "initial_head", "load_base", "load_tokenizer", "new_head_modules"]
 
 
 VOCABULARY = re.compile(r"tokenizer\.json|tekken\.json|vocab.*|bpe\.codes|.*\.(model|tiktoken)")
@@ -217,51 +209,3 @@ def initial_head(modules: Mapping[str, nn.Module], seed: int, std: float = 0.02)
             else:
                 tensors[name] = torch.full_like(parameter, float(path.endswith("weight")))
     return tensors
-
-
-def target_shapes(
-    base: BaseModel, target_modules: Sequence[str] | None, r: int | Mapping[str, int]
-) -> dict[str, tuple[int, int]]:
-    """The adapted modules: path -> (in features, out features).
-
-    Args:
-        target_modules: endings of names; None adapts query and value projections.
-        r: rank, or client -> rank.
-
-    Raises:
-        ModelError: no linear module has such an ending (the message lists the existing ones), or the rank is larger
-            than the smaller side of a module.
-    """
-    heads = tuple(f"{head}." for head in base.head_modules)
-    found = {name: _sides(module) for name, module in base.model.named_modules()}
-    linear = {name: sides for name, sides in found.items() if sides and not f"{name}.".startswith(heads)}
-    endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    if target_modules is None:
-        known = [pair for pair in KNOWN_TARGETS if set(pair) <= set(endings)]
-        if not known:
-            raise ModelError(
-                f"lora.target_modules: query and value projections are not known for this model; choose from {endings}"
-            )
-        target_modules = known[0]
-    missing = [target for target in target_modules if not any(f".{name}".endswith(f".{target}") for name in linear)]
-    if missing:
-        raise ModelError(
-            [f"lora.target_modules: no linear module ends in {name!r}; these exist: {endings}" for name in missing]
-        )
-    targets = tuple(f".{target}" for target in target_modules)
-    shapes = {name: sides for name, sides in linear.items() if f".{name}".endswith(targets)}
-    narrowest = min(shapes, key=lambda name: min(shapes[name]))
-    most, ranks = min(shapes[narrowest]), {"": r} if isinstance(r, int) else {f".{key}": r[key] for key in r}
-    if large := [key for key, rank in ranks.items() if rank > most]:
-        rule = f"must be at most {most}, the smaller side of {narrowest}"
-        raise ModelError([f"lora.r{key}: {rule}, received {ranks[key]}" for key in large])
-    return shapes
-
-
-def _sides(module: nn.Module) -> tuple[int, int] | None:
-    from transformers.pytorch_utils import Conv1D
-
-    if isinstance(module, Conv1D):  # GPT-2's, whose weight is (in, out)
-        return int(module.weight.shape[0]), int(module.weight.shape[1])
-    sides = getattr(module, "in_features", None), getattr(module, "out_features", None)
-    return (sides[0], sides[1]) if isinstance(sides[0], int) and isinstance(sides[1], int) else None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from fedlease.client.sum_messages import LEAST
+from fedlease.config.privacy import GROUPING
 from fedlease.config.settings import Settings
 from fedlease.core.ranks import Ranks
 from fedlease.core.server_step import ServerStep
@@ -40,7 +41,8 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         method = WithServerStep(method, server_step_of(settings))
     if lora.ranks and name not in OWN_RANKS | {CENTRALISED}:
         method = WithRanks(method, lora.default, lora.ranks)
-    return with_head(method, settings.head, heads, settings.weights, head_mean(**settings.of_method(name)))
+    mean, rests = head_mean(**settings.of_method(name)), name in GROUPING and settings.privacy.epsilon is not None
+    return with_head(method, settings.head, heads, settings.weights, mean, rests=rests)
 
 
 def server_step_of(settings: Settings) -> ServerStep:

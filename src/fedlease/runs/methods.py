@@ -234,7 +234,7 @@ def bounds_of(settings: Settings, method: str) -> Bounds:
     given, train = settings.bounds, settings.train
     if method == CENTRALISED:
         return Bounds()
-    of_training = train.lr, train.weight_decay, train.batch_size
+    of_training = train.lr, train.weight_decay, train.batch_size, settings.privacy.epsilon is not None
     return Bounds(given.norm, given.step, given.copies, given.against, *of_training)
 
 

@@ -22,12 +22,13 @@ from fedlease.data.faults import Faults
 from fedlease.data.federation import UNSCALED, ClientData, Federation
 from fedlease.errors import DataError
 from fedlease.methods.head import Head
-from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer, target_shapes
+from fedlease.models.base import BaseModel, initial_head, load_base, load_tokenizer
 from fedlease.models.checks import longest_input
 from fedlease.models.fingerprints import check_files, file_prints
 from fedlease.models.first_token import with_first_token
 from fedlease.models.limits import fitted_lengths
 from fedlease.models.sources import ModelSource, locate
+from fedlease.models.targets import target_shapes
 from fedlease.runs.building import methods_of
 from fedlease.runs.machine import usable_device
 from fedlease.runs.rows import rows_of, rows_of_run
@@ -239,7 +240,8 @@ def load_run(settings: Settings, out: Path | None = None) -> Loaded:
         settings = settings.model_copy(update={"revision": base.revision})
         source = replace(source, revision=base.revision)
     settings, notes = fitted_lengths(settings, longest_input(base.model, tokenizer))
-    shapes = target_shapes(base, settings.lora.target_modules, settings.lora.r)
+    lora = settings.lora
+    shapes = target_shapes(base, lora.target_modules, lora.r, lora.last_layers)
     settings, chosen = with_first_token(settings, base.model, shapes)
     notes = (*notes, *base.warnings)
     return Loaded(settings, source, base, tokenizer, torch.device(device), shapes, files, notes, chosen)

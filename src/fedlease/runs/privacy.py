@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from fedlease.client.head_inputs import head_inputs_of
 from fedlease.client.messages import Reply, Request
 from fedlease.client.private_replies import chooses, passes_in
 from fedlease.client.private_steps import PrivacyTerms, PrivateTraining
@@ -124,7 +125,8 @@ def trainer_of(loaded: Loaded, terms: PrivacyTerms | None) -> Trainer:
         return Trainer(loaded.resident, optimiser)
     if why := unstackable(loaded.resident):
         raise ConfigError(f"privacy.epsilon: this model does not allow gradients of single rows: {why}")
-    private = PrivateTraining(loaded.resident, terms, sorted(loaded.shapes))
+    inputs = head_inputs_of(loaded.resident, loaded.tokenizer, loaded.settings.data.max_tokens)
+    private = PrivateTraining(loaded.resident, terms, sorted(loaded.shapes), inputs)
     return Trainer(loaded.resident, replace(optimiser, clip_norm=None), private)
 
 
@@ -145,7 +147,8 @@ def privacy_notes(loaded: Loaded, cards: Mapping[ClientId, ClientCard]) -> list[
         most = max(shares.values())
         notes.append(
             f"few rows for epsilon {terms.epsilon:g}: the noise of {listed(loud)} is up to {most:.1f} times as long as "
-            "the longest possible sum of gradients; more rows, a larger epsilon or a smaller lora.r help"
+            "the longest possible sum of gradients; more rows, a larger epsilon, a smaller lora.r or "
+            "lora.last_layers = 1 help"
         )
     if settings.data.labels is None and settings.data.source == "folder" and any(c.labels for c in cards.values()):
         notes.append("label lists are read from rows and sent without noise; set data.labels to avoid that")
