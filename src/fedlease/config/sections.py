@@ -77,8 +77,7 @@ CountOrAuto = Annotated[Positive | Literal["auto"], BeforeValidator(_count_or_au
 
 def _rank_or_ranks(value: Any) -> Any:
     """Checks the form that the value has, so that a fault names the client rather than members of the union."""
-    if isinstance(value, Mapping):
-        # YAML reads a client named 7 as a number.
+    if isinstance(value, Mapping):  # YAML reads a client named 7 as a number
         return RANKS.validate_python({str(c) if type(c) is int else c: rank for c, rank in value.items()})
     return RANK.validate_python(value)
 
@@ -102,8 +101,7 @@ class LoraSettings(Section):
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Name endings of the adapted modules; None: the attention query and value projections."""
     last_layers: Positive | None = None
-    """Adapts modules of this many layers at the end of the model; null: of all layers. With ``privacy.epsilon``, 1
-    learns most: fewer numbers are trained, and need noise."""
+    """Adapts only this many layers, the model's last ones; null: all. 1 needs least noise with ``privacy.epsilon``."""
 
     @property
     def largest(self) -> int:
@@ -144,8 +142,8 @@ class LoraSettings(Section):
     def words(self) -> str:
         """The rank, or the smallest and largest ranks, and the adapted layers if they are not all, in words."""
         rank = f"{self.smallest} to {self.largest}, by client" if self.ranks else str(self.largest)
-        last = {None: "", 1: " in the last layer"}.get(self.last_layers, f" in the last {self.last_layers} layers")
-        return f"{rank}{last}"
+        which = "layer" if self.last_layers == 1 else f"{self.last_layers} layers"
+        return f"{rank} in the last {which}" if self.last_layers else rank
 
 
 class WarmupSettings(Section):
