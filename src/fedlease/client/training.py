@@ -39,6 +39,7 @@ class Optimiser:
         threads: number of CPU threads, which changes the order of sums.
         seed: root seed of the run.
         lr_schedule: ``constant``, or ``linear``: of n steps, step i = 0 .. n - 1 has the rate lr (n - i) / n.
+        momentum: beta_1 of AdamW.
     """
 
     lr: float
@@ -48,6 +49,7 @@ class Optimiser:
     threads: int
     seed: int
     lr_schedule: LrSchedule = "constant"
+    momentum: float = 0.9
 
     def rate(self, total: int) -> Callable[[int], float]:
         """Function of a step's number, from 0, that returns its factor of ``lr``, for a stage of ``total`` steps."""
@@ -219,7 +221,8 @@ class Trainer:
         """
         trained = {id(parameter): parameter for share in shares.values() for parameter in share.parameters}
         options = self.optimiser
-        adamw = torch.optim.AdamW(trained.values(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        betas = options.momentum, 0.999
+        adamw = torch.optim.AdamW(trained.values(), options.lr, betas, weight_decay=options.weight_decay, fused=True)
         total = epochs * sum(
             options.steps_per_epoch(share.rows, halves=bool(share.halves)) for share in shares.values()
         )

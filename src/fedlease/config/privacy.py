@@ -43,7 +43,7 @@ class PrivacySettings(Section):
     at the start. 1 is strong, 8 is usual, null adds no noise."""
     delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
     """Probability with which ``epsilon`` may fail; it should be well below 1 / (train rows of a client)."""
-    clip: Annotated[float, Field(gt=0)] = 0.1
+    clip: Annotated[float, Field(gt=0)] = 0.02
     """Largest norm of a row's gradient; longer ones are scaled down. It replaces ``train.clip_norm``."""
     secure_sums: bool = False
     """Whether the server sees only the sum over each cluster of updates after the warm-up: clients mask them, and the
