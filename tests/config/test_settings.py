@@ -185,7 +185,10 @@ class TestFaults:
         ("word", "sentence"),
         [
             ("batch_size=4", "batch_size: no such setting; did you mean 'train.batch_size'?"),
-            ("lora.zzzzzz=4", "lora.zzzzzz: no such setting; valid in lora: alpha, dropout, last_layers, r, target_modules"),
+            (
+                "lora.zzzzzz=4",
+                "lora.zzzzzz: no such setting; valid in lora: alpha, dropout, last_layers, r, target_modules",
+            ),
             ("qqqqqqqq=4", "qqqqqqqq: no such setting"),
             ("1.2=3", "1: no such setting"),
             ("min_silhouette=1.5", "min_silhouette: must be at most 1, received 1.5"),

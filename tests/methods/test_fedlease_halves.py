@@ -16,8 +16,8 @@ from fedlease.methods.registry import make_method
 BUDGET = Budget(warmup_epochs=2, rounds=8)
 
 
-def method(budget: Budget = BUDGET, *, same_passes: bool = False, **own: Any) -> Halves:
-    built: Any = make_method("fedlease-plus", Terms(budget, same_passes=same_passes), own)
+def method(budget: Budget = BUDGET, *, private: bool = False, **own: Any) -> Halves:
+    built: Any = make_method("fedlease-plus", Terms(budget, private=private), own)
     while not isinstance(built, Halves):
         built = built.method
     return built
@@ -61,8 +61,8 @@ def test_few_rows_warm_up_whole_and_are_unsure() -> None:
     assert any("'a2'" in note and "16 rows" in note for note in after.allocation.warnings)
 
 
-def test_all_make_the_same_passes_on_halves_where_rows_may_not_change_them() -> None:
-    halves, clients = method(same_passes=True), {"a0": 2, "a1": 40, "a2": 800}
+def test_all_make_the_private_on_halves_where_rows_may_not_change_them() -> None:
+    halves, clients = method(private=True), {"a0": 2, "a1": 40, "a2": 800}
     state = halves.init(adapter(), clients, 0)
     tasks = [first_task(halves, state, client) for client in sorted(clients)]
     assert [(task.halves, [stage.epochs for stage in task.stages]) for task in tasks] == [(True, [2])] * 3

@@ -18,8 +18,8 @@ UNLEARNT = ("b0", "c2")
 ALONE = {"a0": 0, "a1": 0, "b0": 1, "c0": 2, "c1": 2, "c2": 3}
 
 
-def method(*, max_experts: int = 8, same_passes: bool = False, rounds: int = 4, **own: Any) -> Any:
-    terms = Terms(Budget(2, rounds), max_experts=max_experts, same_passes=same_passes)
+def method(*, max_experts: int = 8, private: bool = False, rounds: int = 4, **own: Any) -> Any:
+    terms = Terms(Budget(2, rounds), max_experts=max_experts, private=private)
     return make_method("fedlease-plus", terms, {"average": "factors", **own})
 
 
@@ -127,7 +127,7 @@ def test_nobody_compares_where_it_is_not_asked_for_or_experts_are_mixed(own: dic
 
 
 def test_nobody_compares_within_epsilon() -> None:
-    built = method(same_passes=True)
+    built = method(private=True)
     assert not any(first_task(built, allocated(built), client).model.candidates for client in CLIENTS)
 
 

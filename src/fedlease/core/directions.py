@@ -16,7 +16,7 @@ from fedlease.core.low_rank import truncate
 from fedlease.core.merging_fit import Fit
 from fedlease.core.merging_many import Beside, by_module, joined
 from fedlease.core.placement import Placement
-from fedlease.core.reliability import between_clients, of_one_client
+from fedlease.core.reliability import between_clients, chance, of_one_client
 from fedlease.core.tensor_names import TensorName, Tensors, second_half
 from fedlease.core.types import Allocation, ClientId
 
@@ -53,6 +53,7 @@ class GroupDirections:
         common: g, the most that unlike tasks have in common.
         signal: the matrices that are compared.
         columns: number of leading columns of every B that are compared, the smallest rank of a client; None: all.
+        rested: whether A and heads kept their initial values in the warm-ups.
     """
 
     num_experts: int
@@ -62,6 +63,7 @@ class GroupDirections:
     common: float
     signal: Signal
     columns: int | None = None
+    rested: bool = False
 
     def chosen(self, experts: Sequence[int]) -> "GroupDirections":
         """The directions of some experts, renumbered in the given order."""
@@ -127,12 +129,18 @@ class GroupDirections:
             size = product_lengths(b, a)
             cross.append((inner.sum((2, 3)) / size.where(size > 0, 1).unsqueeze(1)).mean(0, keepdim=True))  # (1, K)
             own.append(cosines_by_row(b[:1], a[:1], b[1:], a[1:]))  # (1,)
-        own_mean, own_error = of_one_client(own) if halves else ANYTHING
-        return Beside(own_mean, own_error, *between_clients(cross))
+        noise = chance(uploads[""]) if self.rested else None
+        own_mean, own_error = of_one_client(own, noise) if halves else ANYTHING
+        return Beside(own_mean, own_error, *between_clients(cross, noise), noise)
 
 
 def group_directions(
-    halves: Mapping[ClientId, Tensors], allocation: Allocation, signal: Signal, columns: int | None = None
+    halves: Mapping[ClientId, Tensors],
+    allocation: Allocation,
+    signal: Signal,
+    columns: int | None = None,
+    *,
+    rested: bool = False,
 ) -> GroupDirections:
     """The directions that the groups of an allocation have learnt.
 
@@ -141,6 +149,7 @@ def group_directions(
         allocation: made by the corrected similarities of these halves.
         signal: the matrices that were compared.
         columns: see :class:`GroupDirections`.
+        rested: see :class:`GroupDirections`.
     """
     learnt = {c: expert for c, expert in allocation.assignment.items() if c in halves and c not in allocation.unsure}
     b: dict[str, list[Tensor]] = {}
@@ -160,7 +169,7 @@ def group_directions(
             b.setdefault(module, []).append(pair[1].float())
     stacked_b, stacked_a = ({module: torch.stack(each) for module, each in side.items()} for side in (b, a))
     experts, common = tuple(groups), allocation.common or 0.0
-    return GroupDirections(allocation.num_experts, experts, stacked_b, stacked_a, common, signal, columns)
+    return GroupDirections(allocation.num_experts, experts, stacked_b, stacked_a, common, signal, columns, rested)
 
 
 def _halves(

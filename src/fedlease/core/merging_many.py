@@ -21,7 +21,7 @@ from fedlease.core.choices import Signal
 from fedlease.core.distances import cosines_between, cosines_by_row
 from fedlease.core.merging import ENOUGH, POSSIBLE, Merged, likeness, merge
 from fedlease.core.merging_fit import STEPS, Fit, first_guess, fit, misfits, nearer, precisions
-from fedlease.core.reliability import Floats, agreement, between_clients, has_learnt, of_one_client
+from fedlease.core.reliability import Floats, agreement, between_clients, chance, has_learnt, of_one_client
 from fedlease.core.seeds import derive
 from fedlease.core.types import ClientId, Tensors
 
@@ -61,6 +61,7 @@ class Beside:
     own_error: Floats
     cross: Floats
     cross_error: Floats
+    noise: float | None = None
 
 
 @dataclass
@@ -73,29 +74,31 @@ class _Found:
     unsure: bool
 
 
-def group(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA") -> Merged:
+def group(uploads: Mapping[ClientId, Tensors], signal: Signal = "BA", *, rested: bool = False) -> Merged:
     """Groups clients by the similarity of what the halves of their rows have learnt.
 
     Args:
         uploads: client -> A and B of its halves, numbered as experts 0 and 1; at least one client.
         signal: the matrices that are compared, as for :func:`fedlease.core.reliability.agreement`.
+        rested: whether A and heads kept their initial values.
 
     Raises:
         ValueError: as :func:`fedlease.core.reliability.agreement`.
     """
+    noise = chance(next(iter(uploads.values()))) if rested else None
     if len(uploads) <= ALL_PAIRS:
-        return merge(agreement(uploads, signal))
+        return merge(agreement(uploads, signal, noise))
     found: dict[ClientId, _Found] = {}
     waiting = sorted(uploads, key=lambda client: derive(0, "core", client))
     for _ in range(STAGES):
         known = _representatives(found)
         fresh, rest = waiting[: CORE - len(known)], waiting[CORE - len(known) :]
         core = sorted([*known, *fresh])
-        fitted, labels = _group_core(uploads, signal, core, known, found)
+        fitted, labels = _group_core(uploads, signal, noise, core, known, found)
         waiting = []
         for begin in range(0, len(rest), BATCH):
             batch = rest[begin : begin + BATCH]
-            beside = _beside(uploads, signal, batch, core)
+            beside = _beside(uploads, signal, noise, batch, core)
             for client, one in zip(batch, joined(beside, fitted, labels), strict=True):
                 found[client] = one
                 if one.group < 0:
@@ -134,12 +137,13 @@ def _representatives(found: Mapping[ClientId, _Found]) -> list[ClientId]:
 def _group_core(
     uploads: Mapping[ClientId, Tensors],
     signal: Signal,
+    noise: float | None,
     core: Sequence[ClientId],
     known: Sequence[ClientId],
     found: dict[ClientId, _Found],
 ) -> tuple[Fit, Labels]:
     """Groups a core. Known clients keep their group; each new group takes the label of most known clients in it."""
-    common = agreement({client: uploads[client] for client in core}, signal)
+    common = agreement({client: uploads[client] for client in core}, signal, noise)
     merged = merge(common)
     members: dict[int, list[ClientId]] = {}
     for client in core:
@@ -166,7 +170,7 @@ def joined(beside: Beside, fitted: Fit, labels: Labels) -> list[_Found]:
     misfits, roots = zip(*(_misfit(beside, fitted, labels == to[:, None]) for to in (nobody, *tried.T)), strict=True)
     costs = np.array(misfits) - ENOUGH * (np.arange(len(misfits)) == 0)[:, None]  # as for a further group in merge
     best = costs.argmin(0)
-    learnt = has_learnt(beside.own, beside.own_error)
+    learnt = has_learnt(beside.own, beside.own_error, beside.noise)
     made = []
     for place, choice in enumerate(best.tolist()):
         others = np.delete(np.array(misfits)[:, place], choice)
@@ -198,7 +202,11 @@ def _misfit(beside: Beside, fitted: Fit, same: NDArray[np.bool_]) -> tuple[Float
 
 
 def _beside(
-    uploads: Mapping[ClientId, Tensors], signal: Signal, clients: Sequence[ClientId], core: Sequence[ClientId]
+    uploads: Mapping[ClientId, Tensors],
+    signal: Signal,
+    noise: float | None,
+    clients: Sequence[ClientId],
+    core: Sequence[ClientId],
 ) -> Beside:
     """Similarities of clients with a core, see :func:`fedlease.core.reliability.agreement`."""
     cross, own = [], []
@@ -207,7 +215,7 @@ def _beside(
         cosine = cosines_between(b, a, b_core, a_core)  # (2 n, 2 C)
         cross.append(cosine.view(len(clients), 2, len(core), 2).mean((1, 3)))
         own.append(cosines_by_row(b[::2], a[::2], b[1::2], a[1::2]))
-    return Beside(*of_one_client(own), *between_clients(cross))
+    return Beside(*of_one_client(own, noise), *between_clients(cross, noise), noise)
 
 
 def by_module(

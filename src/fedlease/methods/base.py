@@ -164,7 +164,7 @@ class Terms:
         ranks: ranks of the clients; None: all have the rank of the initial adapter. Only methods in
             :data:`fedlease.methods.registry.OWN_RANKS` use them; :class:`fedlease.methods.ranks.WithRanks` wraps the
             others.
-        same_passes: whether all clients must make the same passes, because noise was calibrated for them beforehand.
+        private: whether noise covers every row: it was computed beforehand, for the same passes of all clients.
         least: fewest clients of an allocated group; smaller groups join the nearest one.
         sketch: numbers that a client sends instead of its warm-up; None: it sends the warm-up.
     """
@@ -176,7 +176,7 @@ class Terms:
     min_silhouette: float = 0.05
     columns: int | None = None
     ranks: Ranks | None = None
-    same_passes: bool = False
+    private: bool = False
     least: int = 1
     sketch: int | None = None
 

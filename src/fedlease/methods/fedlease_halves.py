@@ -61,13 +61,14 @@ class Halves(Wrapper):
         method: FedLEASE itself.
         by_similarity: whether clients are grouped by corrected similarities; False uses the grouping of ``method``.
         signal: the matrices that are compared.
-        same_passes: whether all clients make the same passes, and even those with few rows train on halves.
+        private: whether noise covers every row, which was computed beforehand: all clients make the same passes, even
+            those with few rows train on halves, and A and heads rest in the warm-up.
     """
 
     method: FedLease
     by_similarity: bool = True
     signal: Signal = "BA"
-    same_passes: bool = False
+    private: bool = False
 
     STATE: ClassVar[type[WrapperState]] = HalvesState
 
@@ -98,12 +99,14 @@ class Halves(Wrapper):
         state, received = self._received(state, updates)
         method = self.method
         if self.by_similarity:
-            method = replace(method, grouping=BySimilarity(state.halves, self.signal))
+            method = replace(method, grouping=BySimilarity(state.halves, self.signal, self.private))
         after = method.aggregate(state.inner, received, absent)
         if after.allocation is None:
             return replace(state, inner=after)
         if state.inner.allocation is None and self.by_similarity:
-            directions = group_directions(state.halves, after.allocation, self.signal, self.method.columns)
+            directions = group_directions(
+                state.halves, after.allocation, self.signal, self.method.columns, rested=self.private
+            )
             after = replace(after, centroids=directions)
         begun = bool(after.experts) and not state.inner.experts
         halves = {client: tensors for client, tensors in state.halves.items() if client not in after.assignment}
@@ -140,13 +143,13 @@ class Halves(Wrapper):
     def _epochs(self, state: HalvesState, client: ClientId) -> int:
         """Number of passes of the client's warm-up."""
         budget, rows = self.budget, state.inner.clients[client]
-        if self.same_passes or self._few(rows):
+        if self.private or self._few(rows):
             return budget.warmup_epochs
         return max(1, min(round(budget.warmup_epochs * state.typical / rows), budget.warmup_epochs + self._spare))
 
     def _few(self, rows: int) -> bool:
         """Whether a client's rows are too few for halves."""
-        return rows < (2 if self.same_passes else FEW_ROWS)
+        return rows < (2 if self.private else FEW_ROWS)
 
     @property
     def _spare(self) -> int:

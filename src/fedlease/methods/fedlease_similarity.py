@@ -30,10 +30,12 @@ class BySimilarity(Grouping):
     Attributes:
         halves: client -> A and B of its halves, numbered as experts 0 and 1.
         signal: the matrices that are compared.
+        rested: whether A and heads kept their initial values in the warm-ups.
     """
 
     halves: Mapping[ClientId, Tensors] = field(default_factory=dict)
     signal: Signal = "BA"
+    rested: bool = False
 
     def __call__(self, uploads: Mapping[ClientId, Tensors], seed: int, **rule: Any) -> Allocation:
         """Groups the clients; if no client has learnt its task, all train one expert."""
@@ -42,7 +44,7 @@ class BySimilarity(Grouping):
         if not halves:
             note = "no client has enough rows for halves, so nothing tells the clients apart: all train one expert"
             return replace(assign(b, dict.fromkeys(b, 0)), warnings=(note,), unsure=tuple(sorted(b)))
-        found = group(halves, self.signal)
+        found = group(halves, self.signal, rested=self.rested)
         known = sorted(halves)
         unsure = sorted({*found.unsure, *(b.keys() - halves.keys())})
         nobody = len(unsure) == len(b) > 1

@@ -90,11 +90,11 @@ def build(
     )
     method: Method = paper if reallocate is None or halves else Reallocate(paper, reallocate)
     if halves:
-        method = Halves(paper, grouping == "similarity", compared, same_passes=terms.same_passes)
+        method = Halves(paper, grouping == "similarity", compared, private=terms.private)
         if reallocate is not None:
             method = JoinLater(method, reallocate)
         # The privacy budget epsilon does not cover a choice by the loss on rows.
-        if unsure == "loss" and grouping == "similarity" and not routed and not terms.same_passes:
+        if unsure == "loss" and grouping == "similarity" and not routed and not terms.private:
             method = ByLoss(method, terms.max_experts)
     if routed and (top_k is not None or not renormalise or router == "client"):
         method = Selection(method, top_k, renormalise, router == "client", router_start)

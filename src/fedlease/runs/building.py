@@ -31,7 +31,7 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         settings.min_silhouette,
         columns=lora.smallest if lora.ranks else None,
         ranks=Ranks(lora.default, lora.ranks) if lora.ranks else None,
-        same_passes=settings.privacy.epsilon is not None,
+        private=settings.privacy.epsilon is not None,
         least=LEAST if settings.privacy.secure_sums else 1,
         sketch=settings.privacy.sketch,
     )
