@@ -12,14 +12,15 @@ MODULES = tuple(f"layer.{number}.query" for number in range(6))
 
 
 def halves(
-    task: str, *, signal: float = 1.0, noise: float, seed: int, size: int = 48, rank: int = 4
+    task: str, *, signal: float = 1.0, noise: float, seed: int, size: int = 48, rank: int = 4, rested: bool = False
 ) -> dict[str, Tensor]:
     """A, and B in the parts of both halves of one client; its reliability is signal^2 / (signal^2 + noise^2).
 
-    Its halves share so much of their noise that the reliability is the power COURSE of what they have in common.
+    Its halves share so much of their noise that the reliability is the power COURSE of what they have in common; in
+    rested warm-ups, they share none.
     """
     tensors, reliability = {}, signal**2 / (signal**2 + noise**2)
-    course = (reliability ** (1 / COURSE) - reliability) / (1 - reliability) if noise else 0.0
+    course = (reliability ** (1 / COURSE) - reliability) / (1 - reliability) if noise and not rested else 0.0
     for module in MODULES:
         a = torch.randn(rank, size, generator=generator(0, "a", module)) / size**0.5
         common = torch.randn(size, rank, generator=generator(0, "task", task, module))
@@ -32,11 +33,15 @@ def halves(
     return tensors
 
 
-def uploads(tasks: Mapping[str, int], *, noise: tuple[float, float]) -> dict[str, dict[str, Tensor]]:
+def uploads(
+    tasks: Mapping[str, int], *, noise: tuple[float, float], rested: bool = False
+) -> dict[str, dict[str, Tensor]]:
     """Clients ``<task><number>`` of several tasks, with noise that runs evenly from the first value to the second."""
     names = [(task, number) for task, count in tasks.items() for number in range(count)]
     low, high = noise
     return {
-        f"{task}{number}": halves(task, noise=low + (high - low) * place / max(1, len(names) - 1), seed=place + 1)
+        f"{task}{number}": halves(
+            task, noise=low + (high - low) * place / max(1, len(names) - 1), seed=place + 1, rested=rested
+        )
         for place, (task, number) in enumerate(names)
     }

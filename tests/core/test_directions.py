@@ -42,6 +42,17 @@ def test_a_client_of_a_known_task_stands_at_1_whatever_its_noise(
     assert loose.likeness.startswith("most likely the same task: ") and loose.likeness.endswith(" ± 0.60")
 
 
+def test_a_client_with_much_noise_is_placed_where_a_and_heads_rested() -> None:
+    known = uploads({"a": 5, "b": 4}, noise=(2.0, 3.0), rested=True)
+    whole = {client: {n: t for n, t in each.items() if n.endswith("/0")} for client, each in known.items()}
+    directions = group_directions(known, BySimilarity(known, "BA", rested=True)(whole, 0), "BA", rested=True)
+    assert loads(dumps(directions)).rested
+    for task, expert in (("a", 0), ("b", 1)):
+        placement = directions.place(halves(task, noise=3, seed=99, rested=True))
+        assert (placement.expert, placement.unlike, placement.learnt) == (expert, False, True)
+    assert directions.place(halves("d", noise=3, seed=99, rested=True)).unlike
+
+
 def test_a_client_of_another_task_is_unlike_every_expert(directions: GroupDirections) -> None:
     placement = directions.place(halves("d", noise=0.7, seed=99))
     assert placement.unlike and placement.learnt

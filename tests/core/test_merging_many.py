@@ -43,6 +43,31 @@ def test_beyond_it_clients_find_the_groups_that_all_pairs_find(small: None) -> N
     assert max(abs(s2[client] - true[client]) for client in clients) < 0.12
 
 
+@pytest.mark.parametrize("core", [False, True])
+def test_rested_warmups_of_much_noise_are_grouped(core: bool, request: pytest.FixtureRequest) -> None:
+    """Reliabilities from .2 to .06."""
+    if core:
+        request.getfixturevalue("small")
+    clients = uploads({"a": 8, "b": 6, "c": 6}, noise=(2.0, 4.0), rested=True)
+    found = group(clients, rested=True)
+    groups = {task: {found.groups[c] for c in clients if c[0] == task} for task in "abc"}
+    assert all(len(own) == 1 for own in groups.values()) and len(set.union(*groups.values())) == 3
+    assert not found.unsure
+
+
+def test_pairs_are_found_by_two_modules_of_which_one_knows_the_task() -> None:
+    """The jackknife over two modules takes their difference for an error; of noise that is known, none is left."""
+    loud, clear = (uploads({"a": 2, "b": 2}, noise=(noise, noise), rested=True) for noise in (12.0, 1.0))
+    clients = {
+        client: {name: tensor for name, tensor in loud[client].items() if name.startswith("layer.0")}
+        | {name: tensor for name, tensor in clear[client].items() if name.startswith("layer.1")}
+        for client in loud
+    }
+    found = group(clients, rested=True)
+    assert found.groups["a0"] == found.groups["a1"] != found.groups["b0"] == found.groups["b1"]
+    assert not found.unsure and set(group(clients).unsure) == clients.keys()
+
+
 def test_who_has_learnt_nothing_stands_alone_and_is_unsure(small: None) -> None:
     clients = {**uploads({"a": 20}, noise=(0.3, 1.0)), **uploads({"z": 3}, noise=(50.0, 50.0))}
     found = group(clients)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from planted_halves import halves, uploads
+from planted_halves import MODULES, halves, uploads
 
-from fedlease.core.reliability import COURSE, DEPENDENT, LEARNT, ROUGH, agreement, from_cosines
+from fedlease.core.reliability import COURSE, DEPENDENT, LEARNT, ROUGH, agreement, chance, from_cosines
 
 
 def module(own: float, pair: float) -> torch.Tensor:
@@ -35,6 +35,27 @@ def test_noise_alone_is_not_learnt() -> None:
     found = agreement({"a": halves("a", signal=0, noise=1, seed=1), "b": halves("b", signal=1, noise=0.5, seed=2)})
     assert found.learnt == [False, True]
     assert found.own[0] < LEARNT < found.own[1]
+
+
+def test_the_error_of_rested_warmups_is_that_of_noise() -> None:
+    """The mean over six modules of cosines between pairs of independent B, of 48 x 4 values each."""
+    noise = chance(halves("a", noise=1, seed=0))
+    assert noise == pytest.approx((6 * (1 / 192)) ** 0.5 / 6)
+    draw = torch.Generator().manual_seed(0)
+    b = torch.randn(4000, 2, len(MODULES), 192, generator=draw)
+    cosines = torch.nn.functional.cosine_similarity(b[:, 0], b[:, 1], dim=-1).mean(-1)
+    assert float(cosines.std()) == pytest.approx(noise, rel=0.04)
+    found = from_cosines(["a", "b"], [module(0.4, 0.3), module(0.6, 0.5)], noise)
+    assert found.own.tolist() == pytest.approx([0.5, 0.5]), "the cosine itself"
+    assert found.own_error[0] == pytest.approx((noise**2 + (ROUGH * 0.5) ** 2) ** 0.5)
+    assert found.cross_error[0, 1] == pytest.approx(((noise / 2) ** 2 + (ROUGH * 0.4) ** 2) ** 0.5)
+
+
+def test_a_little_signal_in_much_noise_is_learnt_where_the_noise_is_known() -> None:
+    given = {"a": halves("a", noise=3, seed=1, rested=True), "b": halves("b", signal=0, noise=1, seed=2, rested=True)}
+    rested, other = agreement(given, noise=chance(given["a"])), agreement(given)
+    assert rested.learnt == [True, False] and other.learnt == [False, False]
+    assert rested.own[0] == pytest.approx(0.1, abs=2 * rested.own_error[0])
 
 
 def test_a_matrix_without_values_is_refused_by_its_client() -> None:
