@@ -44,7 +44,8 @@ class PrivacySettings(Section):
     delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
     """Probability with which ``epsilon`` may fail; it should be well below 1 / (train rows of a client)."""
     clip: Annotated[float, Field(gt=0)] = 0.02
-    """Largest norm of a row's gradient; longer ones are scaled down. It replaces ``train.clip_norm``."""
+    """Largest norm of a row's gradient, with an equal share of its square for adapter, router and head; longer ones are
+    scaled down. It replaces ``train.clip_norm``."""
     secure_sums: bool = False
     """Whether the server sees only the sum over each cluster of updates after the warm-up: clients mask them, and the
     masks cancel out in the sum. Clusters need at least three clients; smaller ones join the nearest one."""
