@@ -37,7 +37,8 @@ from fedlease.client.training import Optimiser, Trainer
 from fedlease.config.tables import task_facts
 from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import ClientModel, ClientTask, Stage
-from fedlease.models.base import BaseModel, initial_head, target_shapes
+from fedlease.models.base import BaseModel, initial_head
+from fedlease.models.targets import target_shapes
 from fedlease.tasks.base import Task
 from fedlease.tasks.classification import Classification
 from fedlease.tasks.encoded import Encoded, EncodedPrompts

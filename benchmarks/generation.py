@@ -27,8 +27,9 @@ from fedlease.core.adapters import initial_adapter, initial_router, renumber
 from fedlease.core.types import AdapterSpec, ClientModel
 from fedlease.data.federation import Federation
 from fedlease.data.load import load_federation
-from fedlease.models.base import load_base, load_tokenizer, target_shapes
+from fedlease.models.base import load_base, load_tokenizer
 from fedlease.models.sources import locate
+from fedlease.models.targets import target_shapes
 from fedlease.runs.runner import run_settings
 from fedlease.tasks.base import Task
 from fedlease.tasks.encoded import Encoded, EncodedPrompts, evaluation_batches, training_batches

@@ -23,8 +23,9 @@ from fedlease.core.adapters import initial_adapter
 from fedlease.core.types import Budget, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.methods.fedlease import FedLease
 from fedlease.methods.head import Head, with_head
-from fedlease.models.base import BaseModel, initial_head, load_base, target_shapes
+from fedlease.models.base import BaseModel, initial_head, load_base
 from fedlease.models.sources import ModelSource, locate
+from fedlease.models.targets import target_shapes
 from fedlease.peft_plugin.state import adapter_parameters, copy_into, head_parameters, peft_config_for, wrap
 from fedlease.tasks.encoded import Encoded
 

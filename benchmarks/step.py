@@ -19,8 +19,9 @@ from output import Report, Table, at_most, entry
 from torch import Tensor, nn
 
 from fedlease.core.types import AdapterSpec
-from fedlease.models.base import BaseModel, load_base, target_shapes
+from fedlease.models.base import BaseModel, load_base
 from fedlease.models.sources import locate
+from fedlease.models.targets import target_shapes
 from fedlease.peft_plugin.state import head_parameters, peft_config_for, wrap
 
 VARIANTS = ("products", "frozen", "plain", "routed")

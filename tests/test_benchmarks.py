@@ -41,7 +41,8 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripts]:
 
 
 @pytest.mark.parametrize(
-    "name", ["layer", "step", "round", "allocation", "grouping_many", "payload", "secure_sums", WHOLE_RUN]
+    "name",
+    ["layer", "step", "round", "allocation", "grouping_many", "payload", "private_step", "secure_sums", WHOLE_RUN],
 )
 def test_every_script_runs_and_writes_its_tables(
     name: str,
