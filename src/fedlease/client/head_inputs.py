@@ -19,6 +19,7 @@ from fedlease.client.resident import ResidentModel
 from fedlease.core.seeds import generator
 from fedlease.core.types import HEAD
 from fedlease.data.federation import Row
+from fedlease.errors import DataError
 from fedlease.tasks.encoded import collate
 from fedlease.tasks.texts import Texts
 
@@ -83,6 +84,8 @@ class HeadInputs:
 def head_inputs_of(resident: ResidentModel, tokenizer: Any, max_tokens: int) -> HeadInputs | None:
     """Measures the inputs of the heads of a model; None for a model without a head, or with one without linear layers.
 
+    It is also None if the tokenizer makes no token of any random text.
+
     Args:
         resident: provides the base model; its adapter is unloaded.
         tokenizer: of the model.
@@ -95,8 +98,7 @@ def head_inputs_of(resident: ResidentModel, tokenizer: Any, max_tokens: int) -> 
         for path, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
     }
-    texts = random_texts(tokenizer)
-    if not layers or not texts:
+    if not layers:
         return None
     seen: list[tuple[str, Tensor]] = []
     resident.use_head(modules)
@@ -109,8 +111,11 @@ def head_inputs_of(resident: ResidentModel, tokenizer: Any, max_tokens: int) -> 
     first = ""
     try:
         with torch.no_grad():
-            for text in texts:
-                rows = Texts(min(max_tokens, 2 * TOKENS)).encode([Row(text, None, 0)], [0], tokenizer)
+            for text in random_texts(tokenizer):
+                try:
+                    rows = Texts(min(max_tokens, 2 * TOKENS)).encode([Row(text, None, 0)], [0], tokenizer)
+                except DataError:  # the tokenizer makes no token of it
+                    continue
                 resident.logits_of(model, collate(rows, [0], resident.device)[0])
                 first, values = seen[0]
                 # Where a layer receives all tokens, the model reads the last one.
@@ -119,6 +124,8 @@ def head_inputs_of(resident: ResidentModel, tokenizer: Any, max_tokens: int) -> 
     finally:
         for handle in handles:
             handle.remove()
+    if not inputs:
+        return None
     found = torch.stack(inputs)
     layer = layers[first]
     mean = found.mean(0) if layer.bias is not None else torch.zeros_like(found[0])
