@@ -20,7 +20,7 @@ from render import rewrite
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("layer", "step", "round", "allocation", "payload", "secure_sums", "quickstart")
-LONGER = ("grouping_many", "peers")
+LONGER = ("grouping_many", "peers", "private_step")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
