@@ -61,7 +61,7 @@ def test_few_rows_warm_up_whole_and_are_unsure() -> None:
     assert any("'a2'" in note and "16 rows" in note for note in after.allocation.warnings)
 
 
-def test_all_make_the_private_on_halves_where_rows_may_not_change_them() -> None:
+def test_all_make_the_same_passes_on_halves_where_rows_may_not_change_them() -> None:
     halves, clients = method(private=True), {"a0": 2, "a1": 40, "a2": 800}
     state = halves.init(adapter(), clients, 0)
     tasks = [first_task(halves, state, client) for client in sorted(clients)]

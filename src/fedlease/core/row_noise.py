@@ -22,6 +22,7 @@ __all__ = [
     "Sampling",
     "bounded_sum",
     "clipped_apart",
+    "comparable",
     "noisy_mean",
     "poisson_batch",
     "sampling",
@@ -121,6 +122,20 @@ def clipped_apart(names: Iterable[str]) -> list[list[str]]:
         module, kind, _ = TensorName.parse(name)
         parts.setdefault(HEAD if module == HEAD else "G" if kind == "G" else "AB", []).append(name)
     return list(parts.values())
+
+
+def comparable(names: Iterable[str]) -> frozenset[str]:
+    """Those of the tensors that a warm-up trains under noise: B, and the biases of a head.
+
+    The gradient of B depends on A and on the head's weights. As long as both rest at their initial values, which all
+    clients share, noise reaches B alone. The biases learn how frequent the labels are, which B would learn otherwise.
+    """
+
+    def trained(name: str) -> bool:
+        module, kind, _ = TensorName.parse(name)
+        return kind.endswith("bias") if module == HEAD else kind == "B"
+
+    return frozenset(filter(trained, names))
 
 
 def noisy_mean(total: Tensor, *, noise: float, clip: float, expected: float, draws: Draws) -> Tensor:

@@ -7,10 +7,11 @@ from typing import Any, get_args
 from fedlease.core.aggregate import Mean, client_weights, weighted_mean
 from fedlease.core.choices import HeadPolicy, Weighting
 from fedlease.core.codec import serialisable
+from fedlease.core.row_noise import comparable
 from fedlease.core.types import ClientId, ClientModel, ClientTask, ClientUpdate, Tensors, head_names
 from fedlease.errors import ConfigError
 from fedlease.methods.base import Method
-from fedlease.methods.warmup import WARMUP, comparable
+from fedlease.methods.warmup import WARMUP
 from fedlease.methods.wrapper import Wrapper, WrapperState
 
 __all__ = ["Head", "HeadState", "WithHead", "with_head"]

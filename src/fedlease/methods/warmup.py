@@ -4,19 +4,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedlease.core.codec import serialisable
-from fedlease.core.types import (
-    HEAD,
-    Budget,
-    ClientId,
-    ClientModel,
-    ClientTask,
-    ClientUpdate,
-    Stage,
-    TensorName,
-    Tensors,
-)
+from fedlease.core.types import Budget, ClientId, ClientModel, ClientTask, ClientUpdate, Stage, Tensors
 
-__all__ = ["WARMUP", "WARMUP_TRIES", "Warmup", "comparable", "warmup_stages"]
+__all__ = ["WARMUP", "WARMUP_TRIES", "Warmup", "warmup_stages"]
 
 WARMUP = "warmup"
 """The phase in which the server asks every client once; in all other phases it samples."""
@@ -80,16 +70,3 @@ def warmup_stages(names: frozenset[str], epochs: int, budget: Budget) -> tuple[S
     """One stage of all epochs or, with ``warmup_as_rounds``, stages of as many epochs as a round has."""
     step = budget.local_epochs if budget.warmup_as_rounds else max(1, epochs)
     return tuple(Stage(names, min(step, epochs - done)) for done in range(0, max(1, epochs), step))
-
-
-def comparable(names: Iterable[str]) -> frozenset[str]:
-    """Those of the tensors that a warm-up trains under noise: B, and the biases of a head.
-
-    The gradient of B depends on A and on the head's weights. As long as both rest at their initial values, which all
-    clients share, noise reaches B alone. The biases learn how frequent the labels are, which B would learn otherwise.
-    """
-
-    def trained(name: str) -> bool:
-        return name.endswith("bias") if name.startswith(f"{HEAD}/") else TensorName.parse(name).kind == "B"
-
-    return frozenset(filter(trained, names))

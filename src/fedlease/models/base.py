@@ -1,4 +1,4 @@
-"""Loading base models and tokenisers; the heads and adaptable modules of a base model."""
+"""Loading base models and tokenisers; the heads of a base model."""
 
 import os
 import re

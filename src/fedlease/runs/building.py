@@ -22,6 +22,7 @@ __all__ = ["build_method", "methods_of", "server_step_of"]
 def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) -> WithHead:
     """Builds a method with the budget, weights, ranks and head policy of the settings."""
     warmup, rounds, lora = settings.warmup, settings.rounds, settings.lora
+    private = settings.privacy.epsilon is not None
     budget = Budget(warmup.epochs, rounds, settings.train.local_epochs, warmup.as_rounds)
     terms = Terms(
         budget,
@@ -31,7 +32,7 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         settings.min_silhouette,
         columns=lora.smallest if lora.ranks else None,
         ranks=Ranks(lora.default, lora.ranks) if lora.ranks else None,
-        private=settings.privacy.epsilon is not None,
+        private=private,
         least=LEAST if settings.privacy.secure_sums else 1,
         sketch=settings.privacy.sketch,
     )
@@ -41,8 +42,8 @@ def build_method(settings: Settings, name: str, heads: Mapping[ClientId, Head]) 
         method = WithServerStep(method, server_step_of(settings))
     if lora.ranks and name not in OWN_RANKS | {CENTRALISED}:
         method = WithRanks(method, lora.default, lora.ranks)
-    mean, rests = head_mean(**settings.of_method(name)), name in GROUPING and settings.privacy.epsilon is not None
-    return with_head(method, settings.head, heads, settings.weights, mean, rests=rests)
+    mean = head_mean(**settings.of_method(name))
+    return with_head(method, settings.head, heads, settings.weights, mean, rests=private and name in GROUPING)
 
 
 def server_step_of(settings: Settings) -> ServerStep:
